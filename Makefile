@@ -1,0 +1,48 @@
+# The only door: every task of this repository is one target here.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := guardhouse tests training benchmarks examples
+
+.DEFAULT_GOAL := help
+.PHONY: help serve test check format bench clean
+
+help: ## show this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+
+# Reinstalled when the packaging or a kernel changes; Python edits need nothing (editable install).
+$(VENV)/installed: $(BIN)/python pyproject.toml CMakeLists.txt $(wildcard native/*)
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --group dev
+	@touch $@
+
+serve: $(VENV)/installed ## install, then serve the embedded guard on http://127.0.0.1:8787 (ARGS="--port 9000" adds flags)
+	$(BIN)/guardhouse serve $(ARGS)
+
+test: $(VENV)/installed-dev ## install, then run all tests (ARGS="-k name" adds flags)
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/installed-dev ## lint, types, formatting, architecture
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run -Werror native/*.[ch]
+	$(BIN)/python -m pytest -q tests/test_architecture.py
+
+format: $(VENV)/installed-dev ## rewrite the sources in the house format
+	$(BIN)/ruff check --fix $(SOURCES)
+	$(BIN)/ruff format $(SOURCES)
+	$(BIN)/clang-format -i native/*.[ch]
+
+bench: $(VENV)/installed-dev ## run the benchmarks that need no large checkpoint
+	$(BIN)/python benchmarks/kernels.py
+
+clean: ## remove everything that these targets made
+	rm -rf $(VENV) build dist guardhouse/ops/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis

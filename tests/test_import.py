@@ -1,0 +1,23 @@
+"""What `import guardhouse` costs."""
+
+import json
+import subprocess
+import sys
+
+HEAVY = {"torch", "rich", "huggingface_hub", "matplotlib", "transformers", "triton", "pyarrow", "ray"}
+
+
+def loaded_modules(statement: str) -> set[str]:
+    code = f"import sys, json\n{statement}\nprint(json.dumps(sorted({{name.split('.')[0] for name in sys.modules}})))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(json.loads(run.stdout))
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    modules = loaded_modules("import guardhouse; guardhouse.Guard, guardhouse.Policy, guardhouse.Verdict")
+    assert "guardhouse" in modules
+    assert not modules & HEAVY
+
+
+def test_importing_the_server_and_the_cli_loads_nothing_heavy() -> None:
+    assert not loaded_modules("import guardhouse.cli, guardhouse.server.app") & HEAVY
