@@ -1,0 +1,160 @@
+"""The whole Llama transformer, written once over the operations of ops/table.py.
+
+Knows: the order of operations, which linears are fused, where the weights come from.
+Never knows: requests, sampling, how a batch was put together, text, a backend's arrays from within.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from guardhouse.model.checkpoint import Checkpoint, LlamaConfig
+from guardhouse.model.layout import FINAL_NORM, layer_linears, layer_norms
+from guardhouse.model.rope import rope_tables
+from guardhouse.model.weight_cache import CacheKey, Group, load_or_pack
+from guardhouse.ops.table import (
+    Array,
+    Batch,
+    DenseWeight,
+    Float32,
+    HeadLayout,
+    Int4Weight,
+    Int32,
+    KVCache,
+    Ops,
+    PackedLinear,
+    RopeTable,
+)
+
+CACHED_FROM_BYTES = 64 * 2**20  # smaller checkpoints are packed faster than a cache is looked after
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One decoder layer."""
+
+    attention_norm: Array  # [hidden]
+    qkv: PackedLinear  # hidden -> (heads + 2 * kv_heads) * head_dim
+    output: PackedLinear  # heads * head_dim -> hidden
+    mlp_norm: Array  # [hidden]
+    gate_up: PackedLinear  # hidden -> 2 * intermediate
+    down: PackedLinear  # intermediate -> hidden
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """All of a model's weights, packed for one backend."""
+
+    embedding: PackedLinear  # [vocab, hidden]
+    layers: Sequence[Layer]
+    final_norm: Array  # [hidden]
+    head: PackedLinear  # hidden -> vocab
+    rope: RopeTable
+
+
+class Llama:
+    """A model ready to run. It keeps no state between calls: keys and values live in the caller's KVCache."""
+
+    def __init__(self, config: LlamaConfig, ops: Ops, weights: Weights, max_positions: int) -> None:
+        self.config = config
+        self.ops = ops
+        self.max_positions = max_positions  # tokens of the longest sequence it can be asked for
+        self.layout = HeadLayout(config.num_heads, config.num_kv_heads, config.head_dim)
+        self._weights = weights
+
+    def allocate_cache(self, num_blocks: int, block_size: int) -> KVCache:
+        """Room for num_blocks * block_size tokens."""
+        return self.ops.allocate_cache(self.config.num_layers, num_blocks, self.layout, block_size)
+
+    def forward(self, token_ids: Int32, batch: Batch, cache: KVCache, rows: Int32) -> Float32:
+        """Run the batch's new tokens, write their keys and values, return the logits after some: [len(rows), vocab].
+
+        `rows` are indices into token_ids. Nothing else is read of the last layer's output, so the rest of that layer
+        and the LM head run for those rows only.
+        """
+        assert len(token_ids) == len(batch.positions) > 0
+        assert token_ids.min() >= 0, "a negative token id"
+        assert token_ids.max() < self.config.vocab_size, "a token id outside the vocabulary"
+        assert batch.positions.max() < self.max_positions, "a position beyond the rope table"
+        x = self.ops.embed(self._weights.embedding, token_ids)  # [T, hidden]
+        for index, layer in enumerate(self._weights.layers):
+            attended = self._attend(x, index, layer, cache, batch)  # [T, heads * head_dim]
+            if index == self.config.num_layers - 1:
+                if not len(rows):
+                    return np.zeros((0, self.config.vocab_size), np.float32)
+                x, attended = x[rows], attended[rows]  # [R, ..]
+            self._project(x, attended, layer)
+        normed = self.ops.rms_norm(x, self._weights.final_norm, self.config.rms_norm_eps)
+        return np.asarray(self.ops.to_host(self.ops.linear(normed, self._weights.head)), np.float32)
+
+    def _attend(self, x: Array, index: int, layer: Layer, cache: KVCache, batch: Batch) -> Array:
+        ops = self.ops
+        qkv = ops.linear(ops.rms_norm(x, layer.attention_norm, self.config.rms_norm_eps), layer.qkv)
+        ops.rope_and_store(qkv, self._weights.rope, self.layout, cache, index, batch)
+        return ops.attention(qkv, self.layout, cache, index, batch)
+
+    def _project(self, x: Array, attended: Array, layer: Layer) -> None:
+        """The rest of a layer, row by row: x += output(attended); x += mlp(norm(x))."""
+        ops = self.ops
+        ops.add_(x, ops.linear(attended, layer.output))
+        gate_up = ops.linear(ops.rms_norm(x, layer.mlp_norm, self.config.rms_norm_eps), layer.gate_up)
+        ops.add_(x, ops.linear(ops.silu_mul(gate_up), layer.down))
+
+
+def load_llama(
+    checkpoint: Checkpoint,
+    ops: Ops,
+    cache_dir: Path | None,
+    max_positions: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Llama:
+    """Pack a checkpoint for a backend, or find it packed in `cache_dir`. `progress` gets (steps done, steps in all).
+
+    `max_positions` overrides the configuration's window, which Llama Guard 7B's file states as half of the true one.
+    """
+    config = checkpoint.config
+    packers = [partial(_pack_layer, checkpoint, ops, layer) for layer in range(config.num_layers)]
+    packers.append(partial(_pack_vocabulary, checkpoint, ops))
+    key = CacheKey(checkpoint.fingerprint, ops.name, ops.version)
+    is_cached = checkpoint.num_bytes >= CACHED_FROM_BYTES
+    *layers, vocabulary = load_or_pack(packers, cache_dir if is_cached else None, key, progress)
+    window = max_positions if max_positions is not None else config.max_positions
+    cos, sin = rope_tables(config.head_dim, config.rope_theta, config.rope_scaling, window)
+    embedding = vocabulary.get("embedding") or ops.pack_dense(checkpoint.embedding())
+    weights = Weights(
+        embedding=embedding,
+        layers=[_build_layer(checkpoint, ops, index, group) for index, group in enumerate(layers)],
+        final_norm=ops.array(checkpoint.vector(f"{FINAL_NORM}.weight")),
+        head=vocabulary.get("head") or embedding,
+        rope=RopeTable(ops.array(cos), ops.array(sin)),
+    )
+    return Llama(config, ops, weights, window)
+
+
+def _build_layer(checkpoint: Checkpoint, ops: Ops, index: int, group: Group) -> Layer:
+    attention_norm, mlp_norm = (ops.array(checkpoint.vector(f"{name}.weight")) for name in layer_norms(index))
+    return Layer(attention_norm, group["qkv"], group["output"], mlp_norm, group["gate_up"], group["down"])
+
+
+def _pack_layer(checkpoint: Checkpoint, ops: Ops, layer: int) -> Group:
+    """Linears that read the same rows are fused: fewer, larger products."""
+    query, key, value, output, gate, up, down = (linear.name for linear in layer_linears(checkpoint.config, layer))
+    fused = {"qkv": (query, key, value), "output": (output,), "gate_up": (gate, up), "down": (down,)}
+    return {name: _pack(checkpoint.fused(parts), ops) for name, parts in fused.items()}
+
+
+def _pack_vocabulary(checkpoint: Checkpoint, ops: Ops) -> Group:
+    """The head, unless it is tied; the embedding table, unless it can be used as it lies in the checkpoint."""
+    group: Group = {}
+    if not checkpoint.config.tie_word_embeddings:
+        group["head"] = ops.pack_dense(checkpoint.head())
+    if not checkpoint.is_embedding_mapped:
+        group["embedding"] = ops.pack_dense(checkpoint.embedding())
+    return group
+
+
+def _pack(weight: Int4Weight | DenseWeight, ops: Ops) -> PackedLinear:
+    return ops.pack_int4(weight) if isinstance(weight, Int4Weight) else ops.pack_dense(weight)
