@@ -61,7 +61,7 @@ def load_or_pack(
 
     Without `cache_dir`, or where it cannot be written (a warning says so), they are packed in memory.
     """
-    report = progress or (lambda done, total: None)
+    report = progress if progress is not None else _ignore_progress
     if cache_dir is None:
         return _pack_in_memory(packers, report)
     folder = cache_dir / key.folder_name
@@ -90,6 +90,10 @@ def open_cache(folder: Path) -> list[Group] | None:
         return [{name: _open_linear(folder, fields) for name, fields in group.items()} for group in manifest["groups"]]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # absent or damaged: it is packed again
         return None
+
+
+def _ignore_progress(_done: int, _total: int) -> None:
+    pass
 
 
 def _pack_in_memory(packers: Sequence[Packer], report: Progress) -> list[Group]:
@@ -171,8 +175,7 @@ def _open_array(folder: Path, fields: dict[str, Any]) -> NDArray[Any]:
     path = folder / Path(fields["file"]).name
     if path.stat().st_size != fields["bytes"]:
         raise ValueError(f"{path.name}: unexpected size")
-    mode = "r" if all(fields["shape"]) else None  # an empty array cannot be mapped
-    array = np.load(path, mmap_mode=mode, allow_pickle=False).view(np.ndarray)
+    array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False).view(np.ndarray)
     if array.dtype.str != fields["dtype"] or list(array.shape) != fields["shape"]:
         raise ValueError(f"{path.name}: unexpected format")
     return array
