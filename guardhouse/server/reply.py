@@ -1,0 +1,41 @@
+"""JSON answers and the envelopes they travel in.
+
+Knows: the v4 envelope, its two error dialects, headers.
+Never knows: which exception became which error (errors.py), what a result means.
+"""
+
+from collections.abc import Mapping
+
+import msgspec
+from starlette.responses import Response
+
+REQUEST_ID_HEADER = "cf-ai-req-id"
+
+
+def json_reply(payload: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """Content type exactly `application/json`: with a charset, the Workers binding would hand out a stream instead."""
+    return Response(
+        msgspec.json.encode(payload),
+        status_code=status,
+        headers={"content-type": "application/json", **(headers or {})},
+    )
+
+
+def success_reply(result: object, request_id: str) -> Response:
+    """The envelope of an answer from the model service."""
+    envelope = {"result": result, "success": True, "errors": [], "messages": []}
+    return json_reply(envelope, headers={REQUEST_ID_HEADER: request_id})
+
+
+def service_error(status: int, code: int, message: str, headers: Mapping[str, str]) -> Response:
+    """An error of the model service: `result` is an empty object and `message` precedes `code`."""
+    envelope = {"errors": [{"message": message, "code": code}], "success": False, "result": {}, "messages": []}
+    return json_reply(envelope, status, headers)
+
+
+def edge_error(status: int, code: int, message: str, headers: Mapping[str, str] | None = None) -> Response:
+    """An error of the gateway before the service (routing, keys): `result` is null, there is no request id."""
+    error: dict[str, object] = {"code": code, "message": message}
+    if code == 6003:
+        error["error_chain"] = [{"code": 6111, "message": "Invalid format for Authorization header"}]
+    return json_reply({"result": None, "success": False, "errors": [error], "messages": []}, status, headers)

@@ -1,0 +1,111 @@
+"""The contract of the run route: the JSON Schema of its input, and the structs of what goes in and out.
+
+Knows: the wire's keys, types, bounds and defaults, as the hosted model's catalogue page published them.
+Never knows: HTTP, tokens, policies.
+
+The schema is data because clients read it too, and because the reference service's error texts follow from its layout.
+"""
+
+from typing import Any
+
+import msgspec
+
+MAX_TEXT = 131072  # UTF-16 code units, as the reference service (JavaScript) counts
+JsonSchema = dict[str, Any]
+
+
+def _number(low: float, high: float) -> JsonSchema:
+    return {"type": "number", "minimum": low, "maximum": high}
+
+
+GENERATION_PROPERTIES: JsonSchema = {
+    "stream": {"type": "boolean", "default": False},
+    "max_tokens": {"type": "integer", "default": 256},
+    # The published default. Unless a caller sets a temperature the answer is greedy: a verdict must not be random.
+    "temperature": {**_number(0, 5), "default": 0.6},
+    "top_p": _number(0, 2),
+    "top_k": {"type": "integer", "minimum": 1, "maximum": 50},
+    "seed": {"type": "integer", "minimum": 1, "maximum": 9999999999},
+    "repetition_penalty": _number(
+        0, 2
+    ),  # 0 is legal here and means "off" (1.0): divided by, it would be no penalty at all
+    "frequency_penalty": _number(0, 2),
+    "presence_penalty": _number(0, 2),
+}
+
+RUN_INPUT_SCHEMA: JsonSchema = {
+    "type": "object",
+    "oneOf": [
+        {
+            "title": "Prompt",
+            "properties": {
+                "prompt": {"type": "string", "minLength": 1, "maxLength": MAX_TEXT},
+                "raw": {"type": "boolean", "default": False},
+                "lora": {"type": "string"},
+                **GENERATION_PROPERTIES,
+            },
+            "required": ["prompt"],
+        },
+        {
+            "title": "Messages",
+            "properties": {
+                "messages": {
+                    "type": "array",
+                    "items": {
+                        "type": "object",
+                        "properties": {
+                            "role": {"type": "string"},
+                            "content": {"type": "string", "maxLength": MAX_TEXT},
+                        },
+                        "required": ["role", "content"],
+                    },
+                },
+                "functions": {
+                    "type": "array",
+                    "items": {
+                        "type": "object",
+                        "properties": {"name": {"type": "string"}, "code": {"type": "string"}},
+                        "required": ["name", "code"],
+                    },
+                },
+                "tools": {"type": "array", "items": {}},  # two forms are documented, none was ever enforced
+                **GENERATION_PROPERTIES,
+            },
+            "required": ["messages"],
+        },
+    ],
+}
+
+
+class RunInput(msgspec.Struct, frozen=True, kw_only=True):
+    """A body that passed RUN_INPUT_SCHEMA. None: the caller did not say."""
+
+    prompt: str | None = None
+    messages: Any = None  # the schema lets lists of bare scalars through; the guard refuses them
+    raw: bool = False
+    lora: str = ""
+    stream: bool = False
+    max_tokens: int = 256
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    seed: int | None = None
+    repetition_penalty: float | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """Tokens of the caller's prompt and of the answer; what the guard appends for itself is not counted."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class RunOutput(msgspec.Struct, frozen=True, omit_defaults=True):
+    """`result` of an answer that was not streamed."""
+
+    response: str
+    usage: Usage
+    verdict: dict[str, Any] | None = None  # absent where the caller owns the template (`raw`)

@@ -1,0 +1,142 @@
+"""Check a body against a JSON Schema, with the reference service's own wording.
+
+Knows: the part of JSON Schema that the run route uses, and how the service's validator (Cabidela) words a mismatch.
+Never knows: HTTP, what the fields mean.
+
+Its habits, kept because clients match on the texts:
+* one problem per branch of `oneOf`, the first in order of declaration, `required` last; equal ones are told once;
+* "Type mismatch of P, 'A' not in 'B'": the schema wants A, the payload is B;
+* a list that is empty or holds only strings, numbers and nulls counts as binary data and passes as any array;
+* a number, boolean, null or empty object in place of an array counts as absent.
+
+Where the original would quote a caller's own key (an object in place of an array), this one reports a type mismatch.
+"""
+
+from typing import Any
+
+import msgspec
+
+from guardhouse.errors import InputError
+
+Schema = dict[str, Any]
+
+
+def decode_json(body: bytes) -> object:
+    """Parse JSON of any origin; whatever is wrong with it is an InputError, never a crash."""
+    try:
+        return msgspec.json.decode(body.removeprefix(b"\xef\xbb\xbf"))
+    except RecursionError:
+        raise InputError("JSON is nested too deeply") from None
+    except ValueError as error:  # malformed, truncated, invalid UTF-8, lone surrogate, number out of range
+        raise InputError(f"body is not valid JSON: {_without_quotes(error)}") from None
+
+
+def _without_quotes(error: ValueError) -> str:
+    return "invalid UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)
+
+
+def validate(schema: Schema, payload: object) -> Schema:
+    """Return the declared fields of the one branch of `oneOf` that fits, with its defaults; unknown keys are ignored.
+
+    >>> branch = {"properties": {"n": {"type": "integer"}, "m": {"default": 1}}, "required": ["n"]}
+    >>> validate({"oneOf": [branch]}, {"n": 2})
+    {'n': 2, 'm': 1}
+    """
+    problems = [_object_problem(branch, payload, "") for branch in schema["oneOf"]]
+    fitting = [branch for branch, problem in zip(schema["oneOf"], problems, strict=True) if problem is None]
+    if len(fitting) != 1:
+        reasons = ", ".join(dict.fromkeys(problem for problem in problems if problem))
+        raise InputError(f"oneOf at '/' not met, {len(fitting)} matches{'' if fitting else ': ' + reasons}")
+    properties = fitting[0]["properties"]
+    defaults = {name: field["default"] for name, field in properties.items() if "default" in field}
+    given = {name: value for name, value in _members(payload).items() if name in properties}
+    return {**given, **{name: value for name, value in defaults.items() if name not in given}}
+
+
+def _problem(schema: Schema, value: object, path: str) -> str | None:
+    """The first thing about `value` that `schema` forbids, or None."""
+    wanted = schema.get("type")
+    if wanted == "array":
+        return _array_problem(schema, value, path)
+    if wanted == "object":
+        return _object_problem(schema, value, path)
+    types = json_types(value)
+    if wanted and wanted not in types:
+        return _type_mismatch(path, wanted, types)
+    return _bound_problem(schema, value, path)
+
+
+def _object_problem(schema: Schema, value: object, path: str) -> str | None:
+    members = _members(value)
+    present = {
+        name for name, field in schema["properties"].items() if name in members and _counts(field, members[name])
+    }
+    for name, field in schema["properties"].items():
+        if name in present and (problem := _problem(field, members[name], f"{path}/{name}")):
+            return problem
+    required = schema.get("required", [])
+    if not present.issuperset(required):
+        return f"required properties at '{path or '/'}' are '{','.join(required)}'"
+    return None
+
+
+def _array_problem(schema: Schema, value: object, path: str) -> str | None:
+    if not isinstance(value, list):
+        return _type_mismatch(path, "array", json_types(value))
+    if _is_binary(value) or not schema["items"]:
+        return None
+    return next((p for i, item in enumerate(value) if (p := _problem(schema["items"], item, f"{path}/{i}"))), None)
+
+
+def _bound_problem(schema: Schema, value: object, path: str) -> str | None:
+    if isinstance(value, str):
+        length = len(value.encode("utf-16-le")) // 2  # JavaScript's length
+        if length < schema.get("minLength", 0):
+            return f"Length of '{path}' must be >= {schema['minLength']} not met"
+        if length > schema.get("maxLength", length):
+            return f"Length of '{path}' must be <= {schema['maxLength']}"
+    if isinstance(value, int | float):
+        if value < schema.get("minimum", value):
+            return f"'{path}' must be >= {schema['minimum']}"
+        if value > schema.get("maximum", value):
+            return f"'{path}' must be <= {schema['maximum']}"
+    return None
+
+
+def json_types(value: object) -> tuple[str, ...]:
+    """The names by which the reference validator calls a value's type.
+
+    >>> json_types(3.0), json_types(0.5), json_types(["a"])
+    (('number', 'integer'), ('number',), ('array', 'binary'))
+    """
+    match value:
+        case None:
+            return ("null",)
+        case bool():
+            return ("boolean",)
+        case str():
+            return ("string",)
+        case int() | float():
+            return ("number", "integer") if value == value // 1 else ("number",)
+        case list():
+            return ("array", "binary") if _is_binary(value) else ("array",)
+    return ("object",)
+
+
+def _type_mismatch(path: str, wanted: str, types: tuple[str, ...]) -> str:
+    found = ",".join(f"'{name}'" for name in types)
+    return f"Type mismatch of '{path}', '{wanted}' not in {found}"
+
+
+def _counts(field: Schema, value: object) -> bool:
+    if field.get("type") != "array":
+        return True
+    return isinstance(value, str | list) or (isinstance(value, dict) and bool(value))
+
+
+def _is_binary(value: list[Any]) -> bool:
+    return all(item is None or (isinstance(item, str | int | float) and not isinstance(item, bool)) for item in value)
+
+
+def _members(value: object) -> Schema:
+    return value if isinstance(value, dict) else {}
