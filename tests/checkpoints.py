@@ -105,6 +105,12 @@ def write_json(path: Path, value: object) -> None:
     path.write_text(json.dumps(value, indent=2), encoding="utf-8")
 
 
+def edit_json(path: Path, **fields: Any) -> None:
+    """Set fields of a JSON object; `...` removes one."""
+    merged = json.loads(path.read_text(encoding="utf-8")) | fields
+    write_json(path, {name: value for name, value in merged.items() if value is not ...})
+
+
 def config_json(model: TinyModel, vocab: int) -> dict[str, Any]:
     config: dict[str, Any] = {
         "architectures": ["LlamaForCausalLM"],

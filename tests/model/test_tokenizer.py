@@ -1,14 +1,12 @@
 """What model/tokenizer.py promises, against SentencePiece and transformers where their files are at hand."""
 
-import json
 import random
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 import sentencepiece
-from checkpoints import GUARD_TEMPLATE, write_checkpoint, write_json
+from checkpoints import GUARD_TEMPLATE, edit_json, write_checkpoint
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -39,10 +37,6 @@ def random_texts(count: int) -> list[str]:
         )
         for _ in range(count)
     ]
-
-
-def set_field(folder: Path, file: str, **fields: Any) -> None:
-    write_json(folder / file, json.loads((folder / file).read_text()) | fields)
 
 
 def test_llama_2_ids_equal_sentencepieces(shared_data: Path) -> None:
@@ -135,22 +129,22 @@ def test_a_lone_surrogate_is_refused_without_quoting_the_text(tmp_path: Path) ->
 def test_truncation_asked_for_by_tokenizer_json_is_ignored(tmp_path: Path) -> None:
     write_checkpoint(tmp_path)
     truncation = {"direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0}
-    set_field(tmp_path, "tokenizer.json", truncation=truncation)
+    edit_json(tmp_path / "tokenizer.json", truncation=truncation)
     assert len(Tokenizer.load(tmp_path).encode("x" * 100)) > 100
 
 
 def test_bos_follows_the_post_processor_where_the_configuration_is_silent(tmp_path: Path) -> None:
     write_checkpoint(tmp_path)
-    set_field(tmp_path, "tokenizer_config.json", add_bos_token=None)
+    edit_json(tmp_path / "tokenizer_config.json", add_bos_token=None)
     assert Tokenizer.load(tmp_path).add_bos
-    set_field(tmp_path, "tokenizer.json", post_processor=None)
+    edit_json(tmp_path / "tokenizer.json", post_processor=None)
     assert not Tokenizer.load(tmp_path).add_bos
 
 
 def test_stop_tokens_come_from_every_file_that_names_them(tmp_path: Path) -> None:
     write_checkpoint(tmp_path)
-    set_field(tmp_path, "config.json", eos_token_id=[5, 2])
-    set_field(tmp_path, "generation_config.json", eos_token_id=[2, 9])
+    edit_json(tmp_path / "config.json", eos_token_id=[5, 2])
+    edit_json(tmp_path / "generation_config.json", eos_token_id=[2, 9])
     assert Tokenizer.load(tmp_path).eos_token_ids == (2, 5, 9)
 
 
@@ -163,7 +157,7 @@ def test_a_template_file_comes_before_the_configurations(tmp_path: Path) -> None
 def test_of_several_templates_the_default_one_is_used(tmp_path: Path) -> None:
     write_checkpoint(tmp_path)
     templates = [{"name": "rag", "template": "no"}, {"name": "default", "template": "yes"}]
-    set_field(tmp_path, "tokenizer_config.json", chat_template=templates)
+    edit_json(tmp_path / "tokenizer_config.json", chat_template=templates)
     assert Tokenizer.load(tmp_path).render([]) == "yes"
 
 
@@ -221,6 +215,6 @@ def test_a_missing_or_broken_file_is_named(tmp_path: Path, file: str, content: s
 
 def test_a_special_token_outside_the_vocabulary_is_refused(tmp_path: Path) -> None:
     write_checkpoint(tmp_path)
-    set_field(tmp_path, "tokenizer_config.json", eos_token="<|eot_id|>")
+    edit_json(tmp_path / "tokenizer_config.json", eos_token="<|eot_id|>")
     with pytest.raises(CheckpointError, match=r"no token '<\|eot_id\|>'"):
         Tokenizer.load(tmp_path)
