@@ -65,8 +65,8 @@ def load_or_pack(
     if cache_dir is None:
         return _pack_in_memory(packers, report)
     folder = cache_dir / key.folder_name
-    groups = open_cache(folder)
-    if groups is not None and len(groups) == len(packers):
+    groups = open_cache(folder, len(packers))
+    if groups is not None:
         report(len(packers), len(packers))
         return groups
     try:
@@ -76,16 +76,16 @@ def load_or_pack(
         warnings.warn(message, RuntimeWarning, stacklevel=2)
         return _pack_in_memory(packers, report)
     _delete_old(folder, key.family)
-    groups = open_cache(folder)
+    groups = open_cache(folder, len(packers))
     assert groups is not None, "a cache that was just written cannot be read"
     return groups
 
 
-def open_cache(folder: Path) -> list[Group] | None:
+def open_cache(folder: Path, num_groups: int) -> list[Group] | None:
     """Map a cache's arrays; None if it is missing, or damaged in any way that shows without reading all of it."""
     try:
         manifest = json.loads((folder / MANIFEST).read_bytes())
-        if manifest["format"] != FORMAT:
+        if manifest["format"] != FORMAT or len(manifest["groups"]) != num_groups:
             return None
         return [{name: _open_linear(folder, fields) for name, fields in group.items()} for group in manifest["groups"]]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # absent or damaged: it is packed again
@@ -116,20 +116,20 @@ def _write_cache(packers: Sequence[Packer], folder: Path, report: Progress) -> N
         with (partial / MANIFEST).open("w", encoding="utf-8") as file:
             json.dump({"format": FORMAT, "groups": groups}, file)
             _flush_to_disk(file.fileno())
-        _move_into_place(partial, folder)
+        _move_into_place(partial, folder, len(packers))
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _move_into_place(partial: Path, folder: Path) -> None:
+def _move_into_place(partial: Path, folder: Path, num_groups: int) -> None:
     """Another process may have finished the same cache meanwhile: then its copy is as good as ours and stays."""
-    if open_cache(folder) is not None:
+    if open_cache(folder, num_groups) is not None:
         return
     shutil.rmtree(folder, ignore_errors=True)  # damaged, or of another format
     try:
         partial.rename(folder)
     except OSError:
-        if open_cache(folder) is None:
+        if open_cache(folder, num_groups) is None:
             raise
 
 
