@@ -1,0 +1,160 @@
+"""The scheduler's policy, one claim at a time."""
+
+from array import array
+
+import pytest
+
+from guardhouse.engine.block_manager import BlockManager
+from guardhouse.engine.scheduler import Scheduler, StepPlan
+from guardhouse.engine.sequence import Sequence
+
+
+def scheduler_of(*, num_blocks: int = 5000, budget: int = 100, max_num_seqs: int = 64) -> Scheduler:
+    return Scheduler(BlockManager(num_blocks, block_size=4), max_num_seqs, budget)
+
+
+def add(scheduler: Scheduler, sequence_id: int, num_tokens: int, first_token: int | None = None) -> Sequence:
+    """A prompt of its own, unless `first_token` says where its tokens start."""
+    start = 10_000 * sequence_id if first_token is None else first_token
+    sequence = Sequence(sequence_id, array("i", range(start, start + num_tokens)), wants_last=True)
+    scheduler.add(sequence)
+    return sequence
+
+
+def step(scheduler: Scheduler) -> dict[int, int]:
+    """Run one step; finished prompts go on to decode. Returns how many tokens each sequence got."""
+    plan = scheduler.schedule()
+    scheduler.end_copies(plan)
+    for chunk in plan.chunks:
+        scheduler.commit(chunk)
+        if not chunk.sequence.num_remaining:
+            chunk.sequence.tokens.append(7)
+    return chunk_sizes(plan)
+
+
+def chunk_sizes(plan: StepPlan) -> dict[int, int]:
+    return {chunk.sequence.id: chunk.num_tokens for chunk in plan.chunks}
+
+
+def test_decodes_come_before_prompts() -> None:
+    scheduler = scheduler_of(budget=10)
+    add(scheduler, 0, 10)
+    assert step(scheduler) == {0: 10}
+    add(scheduler, 1, 30)
+    assert step(scheduler) == {0: 1, 1: 9}
+
+
+def test_short_prompts_pass_a_long_one_which_still_gets_half() -> None:
+    scheduler = scheduler_of(budget=100)
+    add(scheduler, 0, 4000)
+    assert step(scheduler) == {0: 100}
+    for sequence_id in range(1, 6):
+        add(scheduler, sequence_id, 30)
+    assert step(scheduler) == {0: 50, 1: 30, 2: 20}
+    assert step(scheduler) == {1: 1, 2: 10, 3: 30, 4: 9, 0: 50}  # 1 decodes; 2 has least to do
+
+
+def test_shortest_of_many_long_prompts_goes_first() -> None:
+    scheduler = scheduler_of(budget=100)
+    for sequence_id, num_tokens in enumerate([4000, 4000, 4000, 20]):
+        add(scheduler, sequence_id, num_tokens)
+    assert step(scheduler) == {3: 20, 1: 30, 0: 50}
+
+
+def test_long_prompt_finishes_under_an_endless_stream_of_short_ones() -> None:
+    scheduler = scheduler_of(budget=100)
+    long = add(scheduler, 0, 1000)
+    for number in range(1, 25):
+        short = add(scheduler, number, 80)
+        step(scheduler)
+        if not scheduler.running:
+            break
+        for sequence in scheduler.running:
+            if sequence.num_remaining == 1 and sequence is not long:
+                scheduler.remove(sequence)
+        assert short.num_tokens
+    assert long.num_tokens > 1000  # it has begun to decode
+
+
+def test_budget_is_never_exceeded_and_always_used() -> None:
+    scheduler = scheduler_of(budget=7)
+    for sequence_id in range(5):
+        add(scheduler, sequence_id, 13)
+    for _ in range(9):
+        assert sum(step(scheduler).values()) == 7
+
+
+def test_no_more_sequences_run_than_allowed() -> None:
+    scheduler = scheduler_of(max_num_seqs=2)
+    for sequence_id in range(4):
+        add(scheduler, sequence_id, 5)
+    assert step(scheduler) == {0: 5, 1: 5}
+    assert scheduler.num_waiting == 2
+
+
+def test_newest_is_preempted_when_blocks_run_out_and_comes_back() -> None:
+    scheduler = scheduler_of(num_blocks=4)
+    old, new = add(scheduler, 0, 8), add(scheduler, 1, 7)
+    assert step(scheduler) == {0: 8, 1: 7}
+    assert step(scheduler) == {0: 1}  # old needs a third block: new gives its two up
+    assert scheduler.num_preemptions == 1
+    assert new.num_computed == 0
+    assert new.num_tokens == 8  # its token is kept
+    scheduler.remove(old)
+    step(scheduler)
+    assert new.num_tokens == 9
+    scheduler.blocks.check_no_leaks(scheduler.running)
+
+
+def test_sequence_that_outgrows_all_blocks_alone_is_rejected() -> None:
+    scheduler = scheduler_of(num_blocks=2)
+    sequence = add(scheduler, 0, 8)
+    step(scheduler)
+    plan = scheduler.schedule()
+    assert plan.rejected == [sequence]
+    assert not plan.chunks
+    assert not scheduler.has_work
+    scheduler.blocks.check_idle()
+
+
+def test_prompt_that_does_not_fit_an_empty_cache_is_rejected() -> None:
+    scheduler = scheduler_of(num_blocks=2)
+    sequence = add(scheduler, 0, 9)
+    assert scheduler.schedule().rejected == [sequence]
+    assert not scheduler.has_work
+
+
+def test_oldest_prompt_is_not_starved_of_blocks_by_small_ones() -> None:
+    scheduler = scheduler_of(num_blocks=10)
+    first = add(scheduler, 0, 20)
+    step(scheduler)
+    large = add(scheduler, 1, 36)  # needs 9 of 10 blocks; 5 are taken
+    add(scheduler, 2, 4)
+    assert step(scheduler) == {0: 1}  # 2 would fit, but what becomes free is for 1
+    scheduler.remove(first)
+    assert step(scheduler)[large.id] == 36
+
+
+def test_second_of_two_like_prompts_finds_what_the_first_computed() -> None:
+    scheduler = scheduler_of(budget=40)
+    add(scheduler, 0, 40, first_token=5)
+    second = add(scheduler, 1, 40, first_token=5)
+    assert step(scheduler) == {0: 20, 1: 20}  # together: nothing to share yet
+    third = add(scheduler, 2, 40, first_token=5)
+    while not third.block_table:
+        step(scheduler)
+    assert second.num_cached_tokens == 0
+    assert third.num_cached_tokens == 39
+
+
+@pytest.mark.parametrize("budget", [1, 2, 3])
+def test_smallest_budgets_finish_everything(budget: int) -> None:
+    scheduler = scheduler_of(budget=budget)
+    sequences = [add(scheduler, sequence_id, 5) for sequence_id in range(4)]
+    for _ in range(100):
+        step(scheduler)
+        for sequence in scheduler.running:
+            if sequence.num_tokens > 6:
+                scheduler.remove(sequence)
+    assert not scheduler.has_work
+    assert all(sequence.num_tokens == 7 for sequence in sequences)
