@@ -13,7 +13,10 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How the next token is drawn. Penalties follow vLLM's and OpenAI's definitions; order: penalties, temperature, top-k, top-p."""
+    """How the next token is drawn. Penalties follow vLLM's and OpenAI's definitions.
+
+    Order: penalties, temperature, top-k, top-p.
+    """
 
     max_tokens: int = 256
     temperature: float = 0.0  # 0 is greedy; otherwise logits are divided by it
@@ -34,8 +37,8 @@ class Request:
     logit_positions: tuple[int, ...] = ()  # indices into token_ids: the logits that follow that token are reported
     sampling: SamplingParams | None = None  # None: no token is generated unless `decide` asks for it
     decide: Callable[[NDArray[np.float32]], SamplingParams | None] | None = None
-    # called once on the engine thread after prefill with the reported rows [len(logit_positions), vocab]; what it returns
-    # replaces `sampling`. It must be quick and pure; an exception from it fails this request alone.
+    # called once on the engine thread after prefill with the reported rows [len(logit_positions), vocab]; what it
+    # returns replaces `sampling`. It must be quick and pure; an exception from it fails this request alone.
     on_token: Callable[[int], None] | None = None  # called on the engine thread for every generated token
     deadline: float | None = None  # time.monotonic() value after which the request fails with DeadlineExceeded
 
