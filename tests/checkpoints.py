@@ -68,6 +68,7 @@ class TinyModel:
     layers: int = 2
     heads: int = 4
     kv_heads: int = 2
+    head_dim: int | None = None  # None: hidden / heads
     intermediate: int = 128
     vocab: int | None = None  # None: exactly the tokenizer's
     max_positions: int = 1024
@@ -83,8 +84,8 @@ class TinyModel:
     add_bos: bool = True
 
     @property
-    def head_dim(self) -> int:
-        return self.hidden // self.heads
+    def head_width(self) -> int:
+        return self.head_dim if self.head_dim is not None else self.hidden // self.heads
 
 
 def write_checkpoint(folder: Path, **fields: Any) -> Path:
@@ -120,6 +121,7 @@ def config_json(model: TinyModel, vocab: int) -> dict[str, Any]:
         "num_hidden_layers": model.layers,
         "num_attention_heads": model.heads,
         "num_key_value_heads": model.kv_heads,
+        "head_dim": model.head_width,
         "vocab_size": vocab,
         "max_position_embeddings": model.max_positions,
         "rms_norm_eps": 1e-5,
@@ -162,7 +164,7 @@ def tokenizer_config_json(model: TinyModel) -> dict[str, Any]:
 def random_tensors(model: TinyModel, vocab: int) -> Tensors:
     """Weights large enough that logits differ by several units, small enough that nothing overflows."""
     generator = np.random.default_rng(model.seed)
-    queries, keys = model.heads * model.head_dim, model.kv_heads * model.head_dim
+    queries, keys = model.heads * model.head_width, model.kv_heads * model.head_width
 
     def dense(*shape: int, scale: float) -> NDArray[Any]:
         return (generator.standard_normal(shape) * scale).astype(model.dtype)
