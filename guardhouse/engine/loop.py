@@ -1,0 +1,268 @@
+"""The one engine thread: take requests in, step, hand results out.
+
+Knows: jobs, the scheduler, the runner, the clock.
+Never knows: arrays' contents, text, safety.
+
+Submission, cancellation and closing come from any thread and only touch what `_condition` guards; all else belongs to
+the engine thread. A future is resolved outside the lock, so its callbacks may submit again.
+
+Failures. An exception from a request's own callbacks or logits fails that request. An exception from the model step
+fails every running request with EngineClosed (cause chained), frees their blocks, and the loop goes on with those that
+wait; how many steps failed, and how many in a row up to now, is in the statistics. Any other exception is a fault of
+this engine: it is logged, all pending requests fail with EngineClosed, and the engine stays closed.
+"""
+
+import heapq
+import logging
+import math
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass
+from functools import partial
+
+from guardhouse.engine.job import Job
+from guardhouse.engine.request import RequestResult
+from guardhouse.engine.runner import Float32, Runner
+from guardhouse.engine.scheduler import Chunk, Scheduler, StepPlan
+from guardhouse.errors import ContextOverflow, DeadlineExceeded, EngineClosed, QueueFull, VerdictError
+
+logger = logging.getLogger(__name__)
+
+MAX_RETRY_AFTER_S = 60
+
+
+@dataclass(slots=True)
+class Counters:
+    """Written by the engine thread, read by any."""
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    generated_tokens: int = 0
+    failed_steps: int = 0
+    failed_steps_in_a_row: int = 0
+
+
+class EngineLoop:
+    """Owns the engine thread. Invariant: a submitted job is in the inbox or in `_jobs` until its future is resolved."""
+
+    def __init__(self, runner: Runner, scheduler: Scheduler, max_queue: int) -> None:
+        self.counters = Counters()
+        self._runner = runner
+        self._scheduler = scheduler
+        self._max_queue = max_queue
+        self._condition = threading.Condition()
+        self._inbox: list[Job] = []
+        self._cancelled: list[Job] = []
+        self._is_closing = False
+        self._unstarted: set[int] = set()  # ids of jobs that have not run yet: these count against max_queue
+        self._jobs: dict[int, Job] = {}
+        self._deadlines: list[tuple[float, int]] = []  # a heap of (deadline, job id); finished jobs may linger in it
+        self._finished_s: deque[float] = deque(maxlen=64)
+        self._thread = threading.Thread(target=self._run, name="guardhouse-engine", daemon=True)
+        self._thread.start()
+
+    # Any thread
+
+    @property
+    def num_inbox(self) -> int:
+        return len(self._inbox)
+
+    def submit(self, job: Job) -> None:
+        """Hand a job to the engine thread. A pin does not count against the queue."""
+        with self._condition:
+            if self._is_closing:
+                raise EngineClosed("the engine is closed")
+            num_waiting = len(self._unstarted)
+            if num_waiting >= self._max_queue and job.pin is None:
+                raise QueueFull(estimate_retry_after_s(num_waiting, self._finished_s))
+            self._unstarted.add(job.id)
+            self._inbox.append(job)
+            self._condition.notify()
+        job.future.add_done_callback(partial(self._note_cancelled, job))
+
+    def close(self) -> None:
+        """End after the current step; whatever is pending fails with EngineClosed."""
+        with self._condition:
+            self._is_closing = True
+            self._condition.notify()
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    def _note_cancelled(self, job: Job, _: object) -> None:
+        if job.future.cancelled():
+            with self._condition:
+                self._cancelled.append(job)
+                self._condition.notify()
+
+    # The engine thread
+
+    def _run(self) -> None:
+        cause: BaseException | None = None
+        try:
+            while self._take_in():
+                self._step()
+            for job in list(self._jobs.values()):
+                self._drop(job, closed_by(None))
+            self._scheduler.blocks.check_idle()
+        except BaseException as error:  # nobody may wait for ever on a future of a dead thread
+            cause = error
+            logger.critical("the engine failed and is closed", exc_info=True)
+        finally:
+            self._fail_everything(cause)
+
+    def _take_in(self) -> bool:
+        """Wait until there is something to do; note what arrived, was cancelled or is late. False: close."""
+        with self._condition:
+            while not (self._inbox or self._cancelled or self._is_closing or self._scheduler.has_work):
+                self._scheduler.blocks.check_idle()
+                self._condition.wait()
+            if self._is_closing:
+                return False
+            arrived, self._inbox = self._inbox, []
+            cancelled, self._cancelled = self._cancelled, []
+        for job in arrived:
+            self._add(job)
+        for job in cancelled:
+            if job.id in self._jobs:
+                self._drop(job, None)
+        self._drop_late()
+        return True
+
+    def _add(self, job: Job) -> None:
+        self._jobs[job.id] = job
+        if job.pin is not None and (self._scheduler.blocks.is_pinned(job.sequence.tokens) or self._import(job)):
+            self._start(job)
+            self._resolve(job, job.result("prefill"))
+            return
+        self._scheduler.add(job.sequence)
+        if job.request.deadline is not None:
+            heapq.heappush(self._deadlines, (job.request.deadline, job.id))
+
+    def _import(self, job: Job) -> bool:
+        """Pin a prefix whose keys and values were saved. False: it must be computed after all."""
+        if job.pin is None or job.pin.saved is None:
+            return False
+        blocks, sequence = self._scheduler.blocks, job.sequence
+        if blocks.allocate(sequence, use_cache=False) is None:
+            return False
+        try:
+            self._runner.import_prefix(sequence.block_table, job.pin.saved)
+        except Exception:
+            logger.warning("a saved prefix could not be used and will be computed again", exc_info=True)
+            blocks.free(sequence)
+            return False
+        sequence.advance(sequence.num_tokens)
+        blocks.publish(sequence)
+        blocks.pin(sequence)
+        return True
+
+    def _drop_late(self) -> None:
+        now = time.monotonic()
+        while self._deadlines and self._deadlines[0][0] <= now:
+            job = self._jobs.get(heapq.heappop(self._deadlines)[1])
+            if job is not None:
+                self._drop(job, DeadlineExceeded("the request's time was up before its answer was ready"))
+
+    def _step(self) -> None:
+        plan = self._scheduler.schedule()
+        for sequence in plan.rejected:
+            blocks = self._scheduler.blocks
+            num_usable = (blocks.num_blocks - blocks.num_pinned_blocks) * blocks.block_size
+            self._resolve(self._jobs[sequence.id], ContextOverflow(sequence.num_tokens, num_usable))
+        if not plan.chunks:
+            return
+        for chunk in plan.chunks:
+            self._start(self._jobs[chunk.sequence.id])
+        try:
+            logits = self._runner.run(plan)
+        except Exception as error:
+            self._fail_running(error)
+        else:
+            self.counters.failed_steps_in_a_row = 0
+            self._deliver(plan, logits)
+        finally:
+            self._scheduler.end_copies(plan)
+
+    def _start(self, job: Job) -> None:
+        if job.started_s is None:
+            job.started_s = time.monotonic()
+            self._unstarted.discard(job.id)
+            self.counters.prompt_tokens += job.sequence.num_prompt_tokens
+            self.counters.cached_tokens += job.sequence.num_cached_tokens or 0
+
+    def _deliver(self, plan: StepPlan, logits: Float32) -> None:
+        first = 0
+        for chunk in plan.chunks:
+            num_rows = len(chunk.row_positions)
+            self._go_on(self._jobs[chunk.sequence.id], chunk, logits[first : first + num_rows])
+            first += num_rows
+
+    def _go_on(self, job: Job, chunk: Chunk, rows: Float32) -> None:
+        """Give a job its rows, let it draw its next token, and retire it if it is done."""
+        try:
+            job.take_rows(chunk.row_positions, rows)
+            self._scheduler.commit(chunk)
+            if job.sequence.num_remaining:
+                return
+            result = job.next_token(rows)
+            if job.pin is not None and job.pin.wants_export:
+                job.pin.exported = self._runner.export_prefix(job.sequence.block_table)
+        except Exception as error:  # from the request's own callbacks and logits: it fails alone
+            self._drop(job, error)
+            return
+        self.counters.generated_tokens += job.sequence.num_remaining  # 1 if a token was drawn, else 0
+        if result is None:
+            return
+        if job.pin is None:
+            self._scheduler.remove(job.sequence)
+        else:
+            self._scheduler.remove_pinned(job.sequence)
+        self._resolve(job, result)
+
+    def _fail_running(self, cause: Exception) -> None:
+        logger.error("a model step failed", exc_info=cause)
+        self.counters.failed_steps += 1
+        self.counters.failed_steps_in_a_row += 1
+        for sequence in self._scheduler.running:
+            self._drop(self._jobs[sequence.id], closed_by(cause))
+
+    def _fail_everything(self, cause: BaseException | None) -> None:
+        with self._condition:
+            self._is_closing = True
+            pending, self._inbox = self._inbox, []
+        for job in [*self._jobs.values(), *pending]:
+            self._resolve(job, closed_by(cause))
+
+    def _drop(self, job: Job, error: Exception | None) -> None:
+        """Take a job off whatever it is doing. None: it was cancelled."""
+        if isinstance(error, VerdictError):  # keys and values behind bad logits are not to be shared
+            self._scheduler.blocks.distrust(job.sequence)
+        self._scheduler.remove(job.sequence)
+        self._resolve(job, error)
+
+    def _resolve(self, job: Job, outcome: RequestResult | Exception | None) -> None:
+        self._jobs.pop(job.id, None)
+        self._unstarted.discard(job.id)
+        self._finished_s.append(time.monotonic())
+        if not job.future.set_running_or_notify_cancel():
+            return
+        if isinstance(outcome, RequestResult):
+            job.future.set_result(outcome)
+        else:
+            job.future.set_exception(outcome)
+
+
+def closed_by(cause: BaseException | None) -> EngineClosed:
+    """One error per request: an exception that several threads raise would mix their tracebacks."""
+    error = EngineClosed("the engine was closed" if cause is None else "the engine failed while the request was in it")
+    error.__cause__ = cause
+    return error
+
+
+def estimate_retry_after_s(num_waiting: int, finished_s: deque[float]) -> int:
+    """Whole seconds in which the waiting requests should be done, at the pace of the last ones that finished."""
+    if not finished_s:
+        return 1
+    seconds_each = (time.monotonic() - finished_s[0]) / len(finished_s)
+    return max(1, min(MAX_RETRY_AFTER_S, math.ceil(num_waiting * seconds_each)))
