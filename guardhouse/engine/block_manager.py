@@ -11,7 +11,7 @@ A block is always in exactly one of these places:
 """
 
 from array import array
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from heapq import heappop, heappush
 
 from guardhouse.engine.prefix_cache import Match, PrefixCache
@@ -61,10 +61,10 @@ class BlockManager:
         """
         match = self._cache.match(sequence) if use_cache else Match([], ROOT_CONTENT, 0)
         if match.copy_source is not None and not self._has_room(sequence, match, num_spare):
-            match = Match(match.blocks, match.content, len(match.blocks) * self.block_size)
+            match = replace(match, num_tokens=len(match.blocks) * self.block_size, copy_source=None)
         if not self._has_room(sequence, match, num_spare):
             return None
-        for block in match.blocks:
+        for block in match.blocks[match.num_pinned_blocks :]:
             self._take(block)
         if match.copy_source is not None:
             self._take(match.copy_source)
@@ -72,6 +72,7 @@ class BlockManager:
         for _ in range(self.blocks_for(sequence.num_tokens) - len(table)):
             table.append(self._new_block())
         sequence.block_table = table
+        sequence.num_pinned_blocks = match.num_pinned_blocks
         sequence.num_published_blocks = len(match.blocks)
         sequence.last_content = match.content
         sequence.num_computed = match.num_tokens
@@ -102,7 +103,7 @@ class BlockManager:
 
     def free(self, sequence: Sequence) -> None:
         """Take a sequence's blocks back, the last as the first to be evicted: prefixes outlive what follows them."""
-        for block in reversed(sequence.block_table):
+        for block in reversed(sequence.block_table[sequence.num_pinned_blocks :]):
             self._release(block)
         sequence.reset()
 
@@ -124,11 +125,14 @@ class BlockManager:
         content = ROOT_CONTENT
         table = sequence.block_table
         num_full = sequence.num_tokens // self.block_size
+        for index in range(sequence.num_pinned_blocks):  # those of another pin get one more owner
+            self._take(table[index])
         for index in range(num_full):
             table[index] = self._listed(table[index], (content, sequence.block_key(index, self.block_size)))
             content = self._cache.content(table[index])
         if num_full < len(table):
             self._cache.add_tail(table[num_full], content, sequence.tokens[num_full * self.block_size :])
+        self._cache.add_pin(tokens[: num_full * self.block_size * table.itemsize], list(table[:num_full]), content)
         self._pins[tokens] = table
         self._pinned.update(table)
         sequence.reset()
@@ -142,7 +146,8 @@ class BlockManager:
     def check_no_leaks(self, sequences: tuple[Sequence, ...] = ()) -> None:
         """Raise RuntimeError unless the invariant holds, given every sequence that owns blocks."""
         num_owners = [0] * self.num_blocks
-        for table in (*(sequence.block_table for sequence in sequences), *self._pins.values()):
+        owned = (sequence.block_table[sequence.num_pinned_blocks :] for sequence in sequences)
+        for table in (*owned, *self._pins.values()):
             for block in table:
                 num_owners[block] += 1
         if self._num_owners != num_owners:
@@ -156,7 +161,8 @@ class BlockManager:
 
     def _has_room(self, sequence: Sequence, match: Match, num_spare: int) -> bool:
         num_new = self.blocks_for(sequence.num_tokens) - len(match.blocks)
-        num_revived = sum(block in self._evictable for block in match.blocks) + (match.copy_source in self._evictable)
+        shared = match.blocks[match.num_pinned_blocks :]
+        num_revived = sum(block in self._evictable for block in shared) + (match.copy_source in self._evictable)
         return self.num_free_blocks - num_new - num_revived >= num_spare
 
     def _take(self, block: int) -> None:

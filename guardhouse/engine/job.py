@@ -17,7 +17,7 @@ from guardhouse.engine.kv_cache import SavedPrefix
 from guardhouse.engine.request import Request, RequestResult, SamplingParams
 from guardhouse.engine.sampler import Sampler, validate_sampling
 from guardhouse.engine.sequence import Sequence
-from guardhouse.errors import ContextOverflow, VerdictError
+from guardhouse.errors import ContextOverflow
 
 Float32 = NDArray[np.float32]
 
@@ -46,26 +46,27 @@ class Job:
         self._wanted = frozenset(request.logit_positions)
         self._vocab_size = vocab_size
         self._window = window
-        self._rows: dict[int, Float32] = {}  # position -> logits
+        self._rows: dict[int, Float32] = {}  # position -> logits, until the prompt is done
+        self._logits: Float32 | None = None  # [len(logit_positions), vocab], from then on
         self._sampler: Sampler | None = None
         self._submitted_s = time.monotonic()
         self.started_s: float | None = None
 
     def take_rows(self, positions: list[int], rows: Float32) -> None:
         """Keep the rows that are reported."""
-        if not np.isfinite(rows).all():
-            raise VerdictError("logits are not finite")
-        for position, row in zip(positions, rows, strict=True):
-            if position in self._wanted:
-                self._rows[position] = row.copy()
+        if self._logits is None:
+            wanted = self._wanted
+            self._rows.update(pair for pair in zip(positions, rows, strict=True) if pair[0] in wanted)
 
     def next_token(self, rows: Float32) -> RequestResult | None:
         """Go on from the newest token, whose logits are the last of `rows`. The result, if nothing is left to do."""
-        if self._sampler is None:
-            params = self._decided()
+        if self._logits is None:
+            self._logits = self._stacked_rows()
+            params = self._decided(self._logits)
             if params is None:
                 return self.result("prefill")
             self._sampler = self._new_sampler(params)
+        assert self._sampler is not None, "the prompt's end made it"
         token = self._sampler.draw(rows[-1])
         self.sequence.tokens.append(token)
         if self.request.on_token is not None:
@@ -80,7 +81,7 @@ class Job:
         """What was gathered so far."""
         assert self.started_s is not None
         return RequestResult(
-            logits=self._logits(),
+            logits=self._stacked_rows() if self._logits is None else self._logits,
             token_ids=tuple(self.sequence.tokens[self.sequence.num_prompt_tokens :]),
             finish_reason=finish_reason,
             num_prompt_tokens=self.sequence.num_prompt_tokens,
@@ -90,10 +91,10 @@ class Job:
             seed=None if self._sampler is None else self._sampler.seed,
         )
 
-    def _decided(self) -> SamplingParams | None:
+    def _decided(self, logits: Float32) -> SamplingParams | None:
         if self.request.decide is None:
             return self.request.sampling
-        params = self.request.decide(self._logits())
+        params = self.request.decide(logits)
         if params is not None:
             validate_sampling(params)
             num_tokens = self.sequence.num_prompt_tokens + params.max_tokens
@@ -105,8 +106,9 @@ class Job:
         seed = secrets.randbits(53) if params.seed is None else params.seed  # 53 bits: exact in JSON
         return Sampler(params, seed, self.sequence.tokens, self._vocab_size)
 
-    def _logits(self) -> Float32:
+    def _stacked_rows(self) -> Float32:
         logits = np.empty((len(self.request.logit_positions), self._vocab_size), dtype=np.float32)
         for index, position in enumerate(self.request.logit_positions):
             logits[index] = self._rows[position]
+        self._rows.clear()
         return logits

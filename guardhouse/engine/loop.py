@@ -21,6 +21,8 @@ from collections import deque
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
+
 from guardhouse.engine.job import Job
 from guardhouse.engine.request import RequestResult
 from guardhouse.engine.runner import Float32, Runner
@@ -192,11 +194,16 @@ class EngineLoop:
             self.counters.cached_tokens += job.sequence.num_cached_tokens or 0
 
     def _deliver(self, plan: StepPlan, logits: Float32) -> None:
-        first = 0
+        row = 0
+        is_finite = np.isfinite(logits).all(axis=1)
         for chunk in plan.chunks:
-            num_rows = len(chunk.row_positions)
-            self._go_on(self._jobs[chunk.sequence.id], chunk, logits[first : first + num_rows])
-            first += num_rows
+            job = self._jobs[chunk.sequence.id]
+            end = row + len(chunk.row_positions)
+            if is_finite[row:end].all():
+                self._go_on(job, chunk, logits[row:end])
+            else:
+                self._drop(job, VerdictError("logits are not finite"))
+            row = end
 
     def _go_on(self, job: Job, chunk: Chunk, rows: Float32) -> None:
         """Give a job its rows, let it draw its next token, and retire it if it is done."""
@@ -208,7 +215,7 @@ class EngineLoop:
             result = job.next_token(rows)
             if job.pin is not None and job.pin.wants_export:
                 job.pin.exported = self._runner.export_prefix(job.sequence.block_table)
-        except Exception as error:  # from the request's own callbacks and logits: it fails alone
+        except Exception as error:  # from the request's own callbacks: it fails alone
             self._drop(job, error)
             return
         self.counters.generated_tokens += job.sequence.num_remaining  # 1 if a token was drawn, else 0

@@ -9,7 +9,7 @@ pair is looked up by hash and then compared in full, so neither a collision nor 
 can ever return another prompt's keys and values.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from guardhouse.engine.sequence import ROOT_CONTENT, IntArray, Sequence
 
@@ -24,6 +24,20 @@ class Match:
     content: int  # after the last of `blocks`
     num_tokens: int  # in `blocks` and in the copied part
     copy_source: int | None = None
+    num_pinned_blocks: int = 0  # leading ones of `blocks`, which need no owner besides their pin
+
+
+@dataclass(frozen=True, slots=True)
+class PinnedPrefix:
+    """The full blocks of a prefix that stays, found by one comparison instead of one for each block."""
+
+    tokens: bytes  # of the full blocks
+    num_tokens: int
+    blocks: list[int]
+    content: int
+
+
+NO_PIN = PinnedPrefix(b"", 0, [], ROOT_CONTENT)
 
 
 class PrefixCache:
@@ -34,6 +48,7 @@ class PrefixCache:
         self._blocks: dict[Key, int] = {}
         self._listed: dict[int, tuple[Key, int]] = {}  # block -> its key and its own content
         self._tails: dict[int, list[tuple[IntArray, int]]] = {}  # content -> partly filled blocks that follow it
+        self._pins: list[PinnedPrefix] = []  # longest first
         self._newest_content = ROOT_CONTENT
 
     def __contains__(self, block: int) -> bool:
@@ -63,21 +78,32 @@ class PrefixCache:
         """List a partly filled block, for copying only. It is never discarded."""
         self._tails.setdefault(content, []).append((tokens, block))
 
+    def add_pin(self, tokens: bytes, blocks: list[int], content: int) -> None:
+        """List a prefix's full blocks together, too. They are never discarded."""
+        self._pins.append(PinnedPrefix(tokens, len(blocks) * self._block_size, blocks, content))
+        self._pins.sort(key=lambda pin: -pin.num_tokens)
+
     def match(self, sequence: Sequence) -> Match:
         """As many of the sequence's tokens as are listed and need not be computed again."""
         limit = sequence.num_cacheable
-        blocks: list[int] = []
-        before = content = ROOT_CONTENT
-        while len(blocks) * self._block_size < limit:
-            block = self._blocks.get((content, sequence.block_key(len(blocks), self._block_size)))
+        tokens = sequence.tokens.tobytes()
+        pin = next((pin for pin in self._pins if pin.num_tokens <= limit and tokens.startswith(pin.tokens)), NO_PIN)
+        blocks = pin.blocks.copy()
+        before = content = pin.content
+        num_tokens = pin.num_tokens
+        num_bytes = self._block_size * sequence.tokens.itemsize  # of a full block
+        while num_tokens < limit:
+            start = len(blocks) * num_bytes
+            block = self._blocks.get((content, tokens[start : start + num_bytes]))
             if block is None:
                 break
             blocks.append(block)
             before, content = content, self._listed[block][1]
-        num_tokens = len(blocks) * self._block_size
+            num_tokens += self._block_size
         if num_tokens > limit:  # the last block ends in tokens that must be computed: use a copy of its beginning
-            return Match(blocks[:-1], before, limit, copy_source=blocks[-1])
-        return self._with_tail(sequence, Match(blocks, content, num_tokens), limit)
+            return Match(blocks[:-1], before, limit, blocks[-1], len(pin.blocks))
+        match = Match(blocks, content, num_tokens, None, len(pin.blocks))
+        return self._with_tail(sequence, match, limit)
 
     def check(self) -> None:
         """Raise RuntimeError unless both directions of the listing agree."""
@@ -91,5 +117,5 @@ class PrefixCache:
         for tail, block in self._tails.get(match.content, ()):
             end = match.num_tokens + len(tail)
             if min(end, limit) > best.num_tokens and sequence.tokens[match.num_tokens : end] == tail:
-                best = Match(match.blocks, match.content, min(end, limit), copy_source=block)
+                best = replace(match, num_tokens=min(end, limit), copy_source=block)
         return best

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from guardhouse.engine.request import SamplingParams
 from guardhouse.engine.sequence import IntArray
-from guardhouse.errors import InputError, VerdictError
+from guardhouse.errors import InputError
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
@@ -48,14 +48,14 @@ class Sampler:
         self.params = params
         self.seed = seed
         self.num_drawn = 0
+        penalties = (params.repetition_penalty, params.frequency_penalty, params.presence_penalty)
+        self._is_penalized = penalties != (1, 0, 0)
         self._counts = np.zeros(vocab_size, dtype=np.int64)  # of each token in the output
         self._is_seen = np.zeros(vocab_size, dtype=np.bool_)  # in prompt or output
         self._is_seen[np.array(prompt)] = True
 
     def draw(self, logits: Float32) -> int:
         """The next token for a row of finite logits [vocab]."""
-        if not np.isfinite(logits).all():
-            raise VerdictError("logits are not finite")
         scores = self._penalized(logits)
         if self.params.temperature >= GREEDY_BELOW:
             token = self._random_token(scores.astype(np.float64))
@@ -71,7 +71,7 @@ class Sampler:
 
     def _penalized(self, logits: Float32) -> Float32 | Float64:
         params = self.params
-        if (params.repetition_penalty, params.frequency_penalty, params.presence_penalty) == (1, 0, 0):
+        if not self._is_penalized:
             return logits
         scores = logits.astype(np.float64)
         with np.errstate(over="ignore"):

@@ -29,6 +29,7 @@ class Sequence:
         "num_cached_tokens",
         "num_computed",
         "num_expected_cached",
+        "num_pinned_blocks",
         "num_prompt_tokens",
         "num_published_blocks",
         "tokens",
@@ -50,6 +51,7 @@ class Sequence:
         self.num_cached_tokens: int | None = None  # prompt tokens found in the cache when it first ran
         self.num_computed = 0
         self.block_table = array("i")
+        self.num_pinned_blocks = 0  # leading blocks that belong to a pinned prefix; the sequence owns the others
         self.num_published_blocks = 0  # leading blocks that the prefix cache knows, here or as an equal block
         self.last_content = ROOT_CONTENT  # what the prefix cache calls the content up to the last of them
 
@@ -97,5 +99,6 @@ class Sequence:
         """Forget what was computed (its blocks are gone); tokens and logits that were delivered stay delivered."""
         self.num_computed = 0
         self.block_table = array("i")
+        self.num_pinned_blocks = 0
         self.num_published_blocks = 0
         self.last_content = ROOT_CONTENT
