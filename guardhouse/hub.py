@@ -112,8 +112,8 @@ def _verify(path: Path, file: Any) -> None:
 
 def _is_intact(path: Path, file: Any) -> bool:
     if file.lfs:
-        return _sha256(path) == file.lfs.sha256
-    return file.size is None or path.stat().st_size == file.size
+        return _sha256(path) == str(file.lfs.sha256)
+    return file.size is None or path.stat().st_size == int(file.size)
 
 
 def _sha256(path: Path) -> str:

@@ -39,8 +39,10 @@ def refusal(body: object) -> str:
     return str(error.value)
 
 
+NO_OBJECTS: tuple[Any, ...] = ({}, "x", None, 5, True, [])
+NO_LISTS: tuple[Any, ...] = ({}, None, 5, True)
 REFUSED: list[tuple[Any, str]] = [
-    *((body, none_match(NO_PROMPT, NO_MESSAGES)) for body in ({}, "x", None, 5, True, [])),
+    *((body, none_match(NO_PROMPT, NO_MESSAGES)) for body in NO_OBJECTS),
     ({"prompt": "a", "messages": [TURN]}, "oneOf at '/' not met, 2 matches"),
     ({"prompt": "a", "messages": []}, "oneOf at '/' not met, 2 matches"),
     ({"prompt": ""}, none_match("Length of '/prompt' must be >= 1 not met", NO_MESSAGES)),
@@ -103,7 +105,7 @@ REFUSED: list[tuple[Any, str]] = [
         none_match(NO_PROMPT, type_mismatch("/messages/0/role", "string", "number", "integer")),
     ),
     ({"messages": "x"}, none_match(NO_PROMPT, type_mismatch("/messages", "array", "string"))),
-    *(({"messages": absent}, none_match(NO_PROMPT, NO_MESSAGES)) for absent in ({}, None, 5, True)),
+    *(({"messages": absent}, none_match(NO_PROMPT, NO_MESSAGES)) for absent in NO_LISTS),
     ({"messages": [TURN], "tools": "x"}, none_match(NO_PROMPT, type_mismatch("/tools", "array", "string"))),
     ({"messages": [TURN], "functions": "x"}, none_match(NO_PROMPT, type_mismatch("/functions", "array", "string"))),
     (

@@ -1,0 +1,162 @@
+"""The ASGI application: routes, and what surrounds every one of them.
+
+Knows: order of the layers (log and metrics, keys, routes), health, edge errors.
+Never knows: bodies, texts.
+"""
+
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from importlib.metadata import PackageNotFoundError, version
+
+from starlette.applications import Starlette
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from guardhouse.config import Settings
+from guardhouse.engine.engine import EngineStats
+from guardhouse.server.auth import KeyRing, presented_key, refuse_open_server
+from guardhouse.server.metrics import Metrics
+from guardhouse.server.reply import REQUEST_ID_HEADER, edge_error, json_reply
+from guardhouse.server.service import GuardLoader, ModelService
+from guardhouse.server.workers_ai import RunRoute
+
+PUBLIC_PATHS = frozenset({"/health"})
+MAX_FAILED_STEPS = 3  # of the engine, in a row: one may be a bad request's fault, three are the machine's
+
+
+def create_app(load_guard: GuardLoader, settings: Settings) -> Starlette:
+    """Build the application; `load_guard` is called once, on a thread of its own, when the application starts.
+
+    >>> app = create_app(lambda progress: Guard.load("embedded", progress=progress), Settings())  # doctest: +SKIP
+    """
+    return build_app(ModelService(load_guard, settings), settings)
+
+
+def build_app(service: ModelService, settings: Settings, when_settled: Callable[[], None] | None = None) -> Starlette:
+    """The same around a service that the caller keeps an eye on; `when_settled` is told when loading has ended."""
+    keys = KeyRing.from_settings(settings)
+    refuse_open_server(settings, keys)
+    metrics = Metrics(lambda: _engine_stats(service))
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        service.start(when_settled)
+        yield
+        service.close()
+
+    async def health(_: Request) -> Response:
+        return health_reply(service)
+
+    async def exposition(_: Request) -> Response:
+        return Response(metrics.exposition(), headers={"content-type": "text/plain; version=0.0.4; charset=utf-8"})
+
+    app = Starlette(
+        routes=[
+            Route("/health", health),
+            Route("/metrics", exposition),
+            *RunRoute(service, settings, metrics).routes(),
+        ],
+        middleware=[Middleware(AccessLog, metrics=metrics), Middleware(KeyCheck, keys=keys)],
+        exception_handlers={404: unknown_route, 405: wrong_method},
+        lifespan=lifespan,
+    )
+    app.router.redirect_slashes = False
+    return app
+
+
+def health_reply(service: ModelService) -> Response:
+    """200 while the guard can answer; 503 before it has loaded, if it could not be, or if the engine is unwell."""
+    if service.status != "ready":
+        state = {"status": service.status, "progress": round(service.progress, 3), "error": service.failure}
+        return json_reply(state, 503, {"retry-after": "2"})
+    if service.guard.engine_stats().num_failed_steps_in_a_row >= MAX_FAILED_STEPS:
+        return json_reply({"status": "failing", "error": "the engine's last steps failed"}, 503)
+    info = service.guard.info
+    return json_reply(
+        {
+            "status": "ok",
+            "model": info.name,
+            "embedded": info.is_embedded,
+            "aliases": service.names[1:],
+            "policy": info.policy_name,
+            "device": info.device,
+            "window": info.window,
+            "uptime_s": round(service.uptime_s, 3),
+            "version": installed_version(),
+        }
+    )
+
+
+def installed_version() -> str:
+    try:
+        return version("guardhouse")
+    except PackageNotFoundError:  # run from a source tree that was never installed
+        return "unknown"
+
+
+async def unknown_route(_: Request, __: Exception) -> Response:
+    return edge_error(400, 7000, "No route for that URI")
+
+
+async def wrong_method(request: Request, error: Exception) -> Response:
+    allowed = getattr(error, "headers", None) or {}
+    return edge_error(405, 7001, f"{request.method} not supported for requested URI.", allowed)
+
+
+class KeyCheck:
+    """Lets nobody pass without a key, where keys are set; /health stays open for load balancers."""
+
+    def __init__(self, app: ASGIApp, keys: KeyRing) -> None:
+        self._app = app
+        self._keys = keys
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or not len(self._keys) or scope["path"] in PUBLIC_PATHS:
+            return await self._app(scope, receive, send)
+        try:
+            key = presented_key(Headers(scope=scope))
+        except ValueError:
+            return await edge_error(400, 6003, "Invalid request headers")(scope, receive, send)
+        if key is None or not self._keys.accepts(key):
+            return await edge_error(401, 10000, "Authentication error")(scope, receive, send)
+        return await self._app(scope, receive, send)
+
+
+class AccessLog:
+    """One log line and one observation per request: route, status, time, request id; no path, no text."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+        self._logger = logging.getLogger("guardhouse.access")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        started_at = time.monotonic()
+        status, request_id = 500, "-"
+
+        async def watched_send(message: Message) -> None:
+            nonlocal status, request_id
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                request_id = MutableHeaders(raw=message["headers"]).get(REQUEST_ID_HEADER, "-")
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watched_send)
+        finally:
+            seconds = time.monotonic() - started_at
+            route = getattr(scope.get("route"), "path", "none")  # the pattern, never the path that was asked for
+            self._metrics.observe_request(route, status, seconds)
+            self._logger.info("%s %s %d %.1f ms %s", scope["method"], route, status, 1000 * seconds, request_id)
+
+
+def _engine_stats(service: ModelService) -> EngineStats | None:
+    return service.guard.engine_stats() if service.status == "ready" else None

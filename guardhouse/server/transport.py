@@ -1,0 +1,91 @@
+"""Bodies that are too large or too slow, and clients that go away.
+
+Knows: ASGI messages.
+Never knows: JSON, guards.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable
+from typing import TypeVar
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from guardhouse.server.errors import BodyTimeout, BodyTooLarge
+from guardhouse.server.sse import HEADERS
+
+MAX_BODY = 10 * 1024 * 1024  # bytes
+MAX_DRAIN = 64 * 1024 * 1024  # bytes
+
+T = TypeVar("T")
+
+
+async def read_body(request: Request, timeout_s: float) -> bytes:
+    """The whole body, or BodyTooLarge, BodyTimeout or ClientDisconnect."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await _read_body(request)
+    except TimeoutError:
+        raise BodyTimeout from None
+
+
+async def _read_body(request: Request) -> bytes:
+    chunks: list[bytes] = []
+    num_bytes = 0
+    async for chunk in request.stream():
+        num_bytes += len(chunk)
+        if num_bytes <= MAX_BODY:
+            chunks.append(chunk)
+        else:  # read on without keeping it: a client in the midst of sending would never see an answer given now
+            chunks.clear()
+        if num_bytes > MAX_DRAIN:
+            break
+    if num_bytes > MAX_BODY:
+        raise BodyTooLarge
+    return b"".join(chunks)
+
+
+async def while_connected(receive: Receive, work: Awaitable[T]) -> T:
+    """The result of `work`; if the client goes away first, `work` is cancelled and ClientDisconnect raised."""
+    task = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_disconnected(receive))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientDisconnect
+        return task.result()
+    finally:
+        task.cancel()
+        gone.cancel()
+        await asyncio.gather(task, gone, return_exceptions=True)
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+class EventStream(Response):
+    """A response of server-sent events that closes their source whatever becomes of the client."""
+
+    def __init__(self, first: bytes, rest: AsyncGenerator[bytes, None], headers: dict[str, str]) -> None:
+        super().__init__(headers={**HEADERS, **headers})
+        del self.headers["content-length"]
+        self._first = first
+        self._rest = rest
+
+    async def __call__(self, _: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await while_connected(receive, self._send_all(send))
+        except ClientDisconnect:
+            return
+        finally:
+            await self._rest.aclose()
+
+    async def _send_all(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        await send({"type": "http.response.body", "body": self._first, "more_body": True})
+        async for event in self._rest:
+            await send({"type": "http.response.body", "body": event, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
