@@ -6,9 +6,9 @@ Never knows: checkpoints, files, requests, text.
 `reference.py` (numpy, float32) is the specification; every other backend answers to it. Arrays between operations are
 float32, C-contiguous, and belong to the backend (numpy for `reference` and `cpu`, torch tensors for `cuda`).
 
-Invariant of a backend that calls itself deterministic: row t of every result depends only on row t of the inputs and, for
-attention, on the cached keys and values of its own sequence at positions <= its own. Not on the other rows, on how the
-batch was cut, or on the number of threads.
+Invariant of a backend that calls itself deterministic: row t of every result depends only on row t of the inputs and,
+for attention, on the cached keys and values of its own sequence at positions <= its own. Not on the other rows, on how
+the batch was cut, or on the number of threads.
 """
 
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ Int32 = NDArray[np.int32]
 
 @dataclass(frozen=True, slots=True)
 class Int4Weight:
-    """AWQ's affine 4-bit form, unpacked: y = x @ ((codes - zeros) * scales) + bias, zeros and scales repeated per group.
+    """AWQ's affine 4-bit form, unpacked: y = x @ ((codes - zeros) * scales) + bias, zeros, scales repeated per group.
 
     Group g covers input rows g * group_size .. (g + 1) * group_size - 1, with group_size = in // groups.
     """
@@ -46,7 +46,7 @@ class DenseWeight:
 
 @dataclass(frozen=True, slots=True)
 class PackedLinear:
-    """A weight in the backend's own layout. Its arrays may live on disk (memory-mapped): a backend never writes them."""
+    """A weight in the backend's own layout. Its arrays may be memory-mapped files: a backend never writes them."""
 
     kind: Literal["int4", "dense"]
     in_features: int
@@ -57,7 +57,7 @@ class PackedLinear:
 
 @dataclass(frozen=True, slots=True)
 class KVCache:
-    """Paged keys and values. A block holds `block_size` consecutive tokens of one sequence, or of a prefix many share."""
+    """Paged keys and values. A block holds `block_size` consecutive tokens of a sequence, or of a prefix many share."""
 
     keys: Array  # [layers, num_blocks, kv_heads, block_size, head_dim]; float32 (reference) or float16 (cpu, cuda)
     values: Array  # the same
@@ -145,8 +145,10 @@ class Ops(Protocol):
     def linear(self, x: Array, weight: PackedLinear) -> Array:
         """[T, in] -> [T, out], float32."""
 
-    def rope_and_store(self, qkv: Array, rope: RopeTable, layout: HeadLayout, cache: KVCache, layer: int, batch: Batch) -> None:
-        """Rotate queries and keys of qkv [T, (heads + 2 * kv_heads) * head_dim] in place; write keys and values to the cache.
+    def rope_and_store(
+        self, qkv: Array, rope: RopeTable, layout: HeadLayout, cache: KVCache, layer: int, batch: Batch
+    ) -> None:
+        """Rotate queries and keys of qkv [T, (heads + 2 * kv_heads) * head_dim] in place; cache keys and values.
 
         The rotation is Hugging Face's: dimension i pairs with i + head_dim / 2.
         """

@@ -1,0 +1,100 @@
+/* The inner kernels, one table per instruction set: what kernels/ implements and the drivers beside this file call.
+ *
+ * Knows: small tiles that fit a first-level cache.
+ * Never knows: threads, batches, paged caches.
+ *
+ * Every file of kernels/ is compiled once per instruction set; GH_KERNEL(name) keeps the copies apart. All copies give
+ * the same bits.
+ */
+#ifndef GH_KERNELS_H
+#define GH_KERNELS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(GH_BUILD_AVX2)
+#define GH_KERNEL(name) gh_##name##_avx2
+#else
+#define GH_KERNEL(name) gh_##name##_portable
+#endif
+
+enum {
+    GH_PANEL = 16,      /* outputs of an int4 panel */
+    GH_QUAD = 4,        /* input rows that one 32-bit word of activations holds */
+    GH_TOKENS = 6,      /* tokens of an int4 tile */
+    GH_MAX_GROUP = 128, /* input rows that share an activation scale, at most */
+    GH_DOT_ROWS = 3,    /* rows of a dense tile or of a weighted sum */
+    GH_DOT_COLUMNS = 4  /* outputs of a dense tile */
+};
+
+/* What one int4 tile reads: one panel, and up to GH_TOKENS tokens as w4a8.c interleaves them. */
+typedef struct {
+    const uint8_t *codes; /* [groups, quads, 32] */
+    const uint8_t *zeros; /* [groups, 16] */
+    const float *scales;  /* [groups, 16] */
+    size_t num_groups;
+    size_t num_quads; /* per group */
+    size_t num_tokens;
+    const int8_t *activations;      /* [groups, quads, num_tokens, 4] */
+    const float *activation_scales; /* [groups, num_tokens] */
+    const int32_t *activation_sums; /* [groups, num_tokens] */
+} gh_w4a8_tile;
+
+/* Running state of a row's streaming softmax. */
+typedef struct {
+    float maximum;
+    float sum;
+} gh_softmax;
+
+typedef struct {
+    /* Quantises `count` (<= 128) activations; pads the codes with zeros to a multiple of 4. Returns the scale. */
+    float (*quantize_group)(const float *x, size_t count, int8_t *codes, int32_t *code_sum);
+
+    /* result [num_tokens, 16] = the tile's product, without bias. */
+    void (*w4a8)(const gh_w4a8_tile *tile, float (*result)[GH_PANEL]);
+
+    /* sums[t][o] = x[t] . rows[o] for t < num_rows <= 3 and four weight rows, float32 or float16. */
+    void (*dot)(const float *x, size_t num_rows, const void *const rows[GH_DOT_COLUMNS], bool is_half, size_t width,
+                float sums[GH_DOT_ROWS][GH_DOT_COLUMNS]);
+
+    /* Replaces scores [count, padded to 8] by exp(score - maximum), 0 behind count; returns the factor that rescales
+     * what was accumulated under the former maximum. */
+    float (*softmax)(float *scores, size_t count, gh_softmax *state);
+
+    /* sums[t] [width] += weights[t][j] * values[j] for j in begin .. end and t < num_rows <= 3, in ascending j. */
+    void (*weighted_sum)(float *sums, size_t num_rows, const float *weights, size_t weights_stride, const float *values,
+                         size_t begin, size_t end, size_t width);
+
+    void (*scale)(float *x, float factor, size_t count);
+
+    void (*halves_to_floats)(const uint16_t *halves, float *floats, size_t count);
+    void (*floats_to_halves)(const float *floats, uint16_t *halves, size_t count);
+
+    /* One row each. */
+    void (*rms_norm)(const float *x, const float *weight, float eps, size_t width, float *y);
+    void (*silu_mul)(const float *gate, const float *up, size_t width, float *y);
+    void (*add)(float *x, const float *y, size_t count);
+    void (*rotate)(float *head, const float *cosines, const float *sines, size_t half_dim);
+} gh_kernels;
+
+extern const gh_kernels gh_kernels_portable;
+extern const gh_kernels gh_kernels_avx2;
+
+/* The members above, as each instruction set defines them. */
+float GH_KERNEL(quantize_group)(const float *x, size_t count, int8_t *codes, int32_t *code_sum);
+void GH_KERNEL(w4a8)(const gh_w4a8_tile *tile, float (*result)[GH_PANEL]);
+void GH_KERNEL(dot)(const float *x, size_t num_rows, const void *const rows[GH_DOT_COLUMNS], bool is_half, size_t width,
+                    float sums[GH_DOT_ROWS][GH_DOT_COLUMNS]);
+float GH_KERNEL(softmax)(float *scores, size_t count, gh_softmax *state);
+void GH_KERNEL(weighted_sum)(float *sums, size_t num_rows, const float *weights, size_t weights_stride,
+                             const float *values, size_t begin, size_t end, size_t width);
+void GH_KERNEL(scale)(float *x, float factor, size_t count);
+void GH_KERNEL(halves_to_floats)(const uint16_t *halves, float *floats, size_t count);
+void GH_KERNEL(floats_to_halves)(const float *floats, uint16_t *halves, size_t count);
+void GH_KERNEL(rms_norm)(const float *x, const float *weight, float eps, size_t width, float *y);
+void GH_KERNEL(silu_mul)(const float *gate, const float *up, size_t width, float *y);
+void GH_KERNEL(add)(float *x, const float *y, size_t count);
+void GH_KERNEL(rotate)(float *head, const float *cosines, const float *sines, size_t half_dim);
+
+#endif
