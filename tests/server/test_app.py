@@ -1,6 +1,8 @@
 """What surrounds the routes: keys, health, metrics, log lines, clients that go away, loading, a full queue."""
 
+import json
 import logging
+import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -87,6 +89,18 @@ def test_keys_open_the_door_and_health_stays_open(checkpoint: Path) -> None:
             assert server.post({"prompt": "hi"}, headers=headers).status_code == 200
         assert requests.get(f"{server.url}/health", timeout=10).status_code == 200
         assert requests.get(f"{server.url}/metrics", timeout=10).status_code == 401
+
+
+def test_an_unsafe_text_is_answered_with_its_categories_streamed_or_not(checkpoint: Path) -> None:
+    with served(checkpoint, threshold=0.0) as server:
+        plain = server.post({"prompt": "hi"}).json()["result"]
+        assert re.fullmatch(r"unsafe\nO[1-3](,O[1-3])*", plain["response"])
+        assert plain["verdict"]["codes"] == plain["response"].split("\n")[1].split(",")
+        assert plain["usage"]["completion_tokens"] > 3
+        assert json.dumps(plain["response"]) in server.post({"prompt": "hi", "stream": True}).text
+        assert (
+            'guardhouse_verdicts_total{verdict="unsafe"} 2.0' in requests.get(f"{server.url}/metrics", timeout=9).text
+        )
 
 
 def test_an_application_open_to_the_network_is_not_even_built() -> None:
