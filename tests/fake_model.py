@@ -48,6 +48,7 @@ class FakeModel:
     def __init__(self) -> None:
         self.config = FakeConfig()
         self.ops = FakeOps()
+        self.max_positions = 10_000
         self.gate = threading.Event()
         self.gate.set()
         self.started = threading.Event()  # a step has begun

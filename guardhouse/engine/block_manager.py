@@ -8,6 +8,8 @@ A block is always in exactly one of these places:
     _free        no owner, not in the prefix cache   handed out first, lowest number first: touches the least memory
     _evictable   no owner, in the prefix cache       handed out last, least recently used first
     owned        by sequences and pins               never handed out
+
+A sequence that starts with a pinned prefix does not own the prefix's full blocks: the pin does, for good.
 """
 
 from array import array

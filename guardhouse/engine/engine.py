@@ -69,6 +69,10 @@ class Engine:
     """Runs requests on a model in one thread of its own. Thread-safe."""
 
     def __init__(self, model: Model, config: EngineConfig) -> None:
+        if config.max_model_len > model.max_positions:
+            raise ConfigError(
+                f"max_model_len is above the {model.max_positions} positions that the model was loaded for"
+            )
         self.config = config
         self._vocab_size = model.config.vocab_size
         self._model = model

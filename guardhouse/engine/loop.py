@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
+from numpy.typing import NDArray
 
 from guardhouse.engine.job import Job
 from guardhouse.engine.request import RequestResult
@@ -180,11 +181,11 @@ class EngineLoop:
             logits = self._runner.run(plan)
         except Exception as error:
             self._fail_running(error)
-        else:
-            self.counters.failed_steps_in_a_row = 0
-            self._deliver(plan, logits)
+            return
         finally:
             self._scheduler.end_copies(plan)
+        self.counters.failed_steps_in_a_row = 0
+        self._deliver(plan, logits)
 
     def _start(self, job: Job) -> None:
         if job.started_s is None:
@@ -195,13 +196,14 @@ class EngineLoop:
 
     def _deliver(self, plan: StepPlan, logits: Float32) -> None:
         row = 0
-        is_finite = np.isfinite(logits).all(axis=1)
+        is_finite: NDArray[np.bool_] = np.isfinite(logits).all(axis=1)
         for chunk in plan.chunks:
             job = self._jobs[chunk.sequence.id]
             end = row + len(chunk.row_positions)
             if is_finite[row:end].all():
                 self._go_on(job, chunk, logits[row:end])
-            else:
+            else:  # nor is what is behind them to be shared
+                self._scheduler.blocks.distrust(job.sequence)
                 self._drop(job, VerdictError("logits are not finite"))
             row = end
 
@@ -243,8 +245,6 @@ class EngineLoop:
 
     def _drop(self, job: Job, error: Exception | None) -> None:
         """Take a job off whatever it is doing. None: it was cancelled."""
-        if isinstance(error, VerdictError):  # keys and values behind bad logits are not to be shared
-            self._scheduler.blocks.distrust(job.sequence)
         self._scheduler.remove(job.sequence)
         self._resolve(job, error)
 

@@ -107,9 +107,8 @@ class PrefixCache:
 
     def check(self) -> None:
         """Raise RuntimeError unless both directions of the listing agree."""
-        if {block: key for key, block in self._blocks.items()} != {
-            block: key for block, (key, _) in self._listed.items()
-        }:
+        keys = {block: key for block, (key, _) in self._listed.items()}
+        if {block: key for key, block in self._blocks.items()} != keys:
             raise RuntimeError("the prefix cache contradicts itself")
 
     def _with_tail(self, sequence: Sequence, match: Match, limit: int) -> Match:

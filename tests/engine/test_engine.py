@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future, wait
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -364,3 +365,19 @@ def test_many_threads_get_their_own_answers() -> None:
 def test_sizes_below_one_are_refused(size: str) -> None:
     with pytest.raises(ConfigError, match=size):
         EngineConfig(**{"num_blocks": 1, "max_model_len": 1, size: 0})  # type: ignore[arg-type]
+
+
+def test_window_beyond_the_model_is_refused() -> None:
+    with pytest.raises(ConfigError, match="positions"):
+        engine_of(FakeModel(), max_model_len=10_001)
+
+
+def test_refusal_by_decide_leaves_the_cache_as_it_is() -> None:
+    def refuse(_: object) -> SamplingParams:
+        raise VerdictError("low mass")
+
+    with engine_of(FakeModel()) as engine:
+        request = Request(ids(*range(9)), (8,), decide=refuse)
+        with pytest.raises(VerdictError, match="low mass"):
+            engine.submit(request).result()
+        assert engine.submit(replace(request, decide=None)).result().num_cached_tokens == 8
