@@ -11,6 +11,7 @@ Never knows: files, settings, HTTP.
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -71,14 +72,13 @@ class Judging:
             self._cancel_pending(self.future)
             raise
         for index, pending in enumerate(tuple(self._pending)):
-            pending.add_done_callback(lambda done, index=index: self._guarded(lambda: self._judged(index, done)))
+            pending.add_done_callback(self._then(partial(self._judged, index)))
         return self.future
 
     def _request(self, ids: Sequence[int], rows: tuple[int, int]) -> Request:
         return Request(np.array(ids, dtype=np.int32), logit_positions=rows, deadline=self._case.deadline)
 
-    def _judged(self, index: int, done: Future[RequestResult]) -> None:
-        result = done.result()
+    def _judged(self, index: int, result: RequestResult) -> None:
         self._results[index] = result
         self._judgements[index] = judge(result.logits, self._case.answers)
         judgements = [judgement for judgement in self._judgements if judgement is not None]
@@ -101,14 +101,14 @@ class Judging:
         pending = self._submit(self._request([*ids, *step.bridge], (len(ids) - 1, len(ids) + len(step.bridge) - 1)))
         self._pending.append(pending)
 
-        def answered(done: Future[RequestResult]) -> None:
-            code = choose_next_code(done.result().logits, step, self._tokenizer.eos_token_ids)
+        def answered(result: RequestResult) -> None:
+            code = choose_next_code(result.logits, step, self._tokenizer.eos_token_ids)
             if code is None:
                 self._settle(deciding, codes)
             else:
                 self._ask_for_more(deciding, (*codes, code))
 
-        pending.add_done_callback(lambda done: self._guarded(lambda: answered(done)))
+        pending.add_done_callback(self._then(answered))
 
     def _settle(self, deciding: int, codes: tuple[str, ...]) -> None:
         case = self._case
@@ -131,15 +131,19 @@ class Judging:
         )
         settle(self.future, verdict)
 
-    def _guarded(self, step: Callable[[], None]) -> None:
-        """Run a step of this case; whatever it raises is the case's outcome, never lost on the engine's thread."""
-        if self.future.done():
-            return
-        try:
-            step()
-        except BaseException as error:
-            settle(self.future, error)
-            self._cancel_pending(self.future)
+    def _then(self, step: Callable[[RequestResult], None]) -> Callable[[Future[RequestResult]], None]:
+        """`step` as a callback; whatever it or its request raises is the case's outcome, never lost on the engine's thread."""
+
+        def run(done: Future[RequestResult]) -> None:
+            if self.future.done():
+                return
+            try:
+                step(done.result())
+            except BaseException as error:
+                settle(self.future, error)
+                self._cancel_pending(self.future)
+
+        return run
 
     def _cancel_pending(self, _: Future[Verdict]) -> None:
         for pending in self._pending:

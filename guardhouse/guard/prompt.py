@@ -157,9 +157,11 @@ def cut_frame(tokenizer: Tokenizer, layout: Layout, policy: Policy, role: Role) 
     spaces = layout.labels["user"][len(layout.labels["user"].rstrip()) :]
     lines = _leading_whitespace(commonprefix([layout.gap, layout.tail]))
     for trail, lead in product(dict.fromkeys(("", lines)), dict.fromkeys(("", spaces))):
-        cuts = [_cut_ids(tokenizer, layout, _alternating([PLACEHOLDER] * 4, first), lead, trail) for first in ROLES]
-        if all(cuts):
-            (start_user, to_agent, to_user, _, tail), (start_agent, *joints) = cuts
+        by_user, by_agent = (
+            _cut_ids(tokenizer, layout, _alternating([PLACEHOLDER] * 4, first), lead, trail) for first in ROLES
+        )
+        if by_user and by_agent:
+            (start_user, to_agent, to_user, _, tail), (start_agent, *joints) = by_user, by_agent
             starts: dict[Role, tuple[int, ...]] = {"user": start_user, "assistant": start_agent}
             joiners: dict[Role, tuple[int, ...]] = {"user": to_user, "assistant": to_agent}
             frame = PromptFrame(policy, role, starts, joiners, tail, lead, trail, tokenizer)

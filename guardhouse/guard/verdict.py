@@ -139,7 +139,8 @@ def deciding_window(judgements: Sequence[Judgement]) -> int:
 
 def _softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
     weights: NDArray[np.float64] = np.exp(logits - logits.max())
-    return weights / weights.sum()
+    weights /= weights.sum()
+    return weights
 
 
 @dataclass(frozen=True, slots=True)
