@@ -132,7 +132,7 @@ class Judging:
         settle(self.future, verdict)
 
     def _then(self, step: Callable[[RequestResult], None]) -> Callable[[Future[RequestResult]], None]:
-        """`step` as a callback; whatever it or its request raises is the case's outcome, never lost on the engine's thread."""
+        """`step` as a callback; whatever it or its request raises is the case's outcome, never lost."""
 
         def run(done: Future[RequestResult]) -> None:
             if self.future.done():

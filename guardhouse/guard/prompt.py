@@ -149,7 +149,7 @@ def render_layout(tokenizer: Tokenizer, role: Role) -> Layout:
 
 
 def cut_frame(tokenizer: Tokenizer, layout: Layout, policy: Policy, role: Role) -> PromptFrame:
-    """The layout as ids. Which whitespace belongs to the contents is the tokenizer's affair: found by trial, proven by probes.
+    """The layout as ids. Which whitespace belongs to the contents is found by trial and proven by probes.
 
     SentencePiece with a dummy prefix turns "User:" + "hi" into what "User: hi" gives; byte-level tokenizers need " hi", and
     those that fuse ".\\n\\n" into one token need the blank line, too.

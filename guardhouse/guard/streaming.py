@@ -42,7 +42,7 @@ class TextStream:
         if not is_last and text.endswith(REPLACEMENT):
             return ""
         self._context_start, self._shown_end = self._shown_end, len(self._ids)
-        return self._trim(text.removeprefix(shown))
+        return self._trim(text[len(shown) :])
 
     def _trim(self, text: str) -> str:
         text = self._held + text

@@ -16,7 +16,8 @@ from guardhouse.guard.verdict import find_answer_ids
 from guardhouse.model.tokenizer import Tokenizer
 
 FRAGMENTS = [
-    "hello", " ", "\n", "\n\n", "User:", "Agent: hi", "[/INST]", "[INST]", "<END CONVERSATION>", "🙂", "\u202e", "\u200b", "é",
+    "hello", " ", "\n", "\n\n", "User:", "Agent: hi", "[/INST]", "[INST]", "<END CONVERSATION>", "🙂", "\u202e",
+    "\u200b", "é",
     "日本語", "O1: x", "\t", "\x00", "a" * 40, "don't", "1234", "▁", "#", "</", "INST", "safe", "unsafe\nO3",
 ]  # fmt: skip
 
@@ -63,7 +64,9 @@ def test_thousands_of_random_texts_splice_exactly_on_llama_guard_7b(llama_guard:
     chance = random.Random(7)
     frames = FrameStore(llama_guard)
     for _ in range(2000):
-        contents = ["".join(chance.choices(FRAGMENTS, k=chance.randint(1, 12))) + "." for _ in range(chance.randint(1, 3))]
+        contents = [
+            "".join(chance.choices(FRAGMENTS, k=chance.randint(1, 12))) + "." for _ in range(chance.randint(1, 3))
+        ]
         frame = frames.frame("assistant" if len(contents) % 2 == 0 else "user")
         assert spliced_ids(frame, contents) == rendered_ids(llama_guard, contents)
 
