@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-from numpy.typing import NDArray
 
 from guardhouse.engine.job import Job
 from guardhouse.engine.request import RequestResult
@@ -196,7 +195,7 @@ class EngineLoop:
 
     def _deliver(self, plan: StepPlan, logits: Float32) -> None:
         row = 0
-        is_finite: NDArray[np.bool_] = np.isfinite(logits).all(axis=1)
+        is_finite = np.logical_and.reduce(np.isfinite(logits), axis=1)
         for chunk in plan.chunks:
             job = self._jobs[chunk.sequence.id]
             end = row + len(chunk.row_positions)

@@ -142,7 +142,8 @@ def test_bad_logits_fail_their_request_alone_and_are_not_kept() -> None:
     model = FakeModel()
     model.poison = 9
     with engine_of(model) as engine:
-        bad = engine.submit(Request(ids(9, 1, 1, 1, 1, 1), (5,)))
+        long = ids(9, *range(10, 49))  # two steps: the first one's blocks are shared before the logits are seen
+        bad = engine.submit(Request(long, (39,)))
         good = engine.submit(Request(ids(1, 2, 3), (2,)))
         with pytest.raises(VerdictError, match="not finite"):
             bad.result()
@@ -150,7 +151,7 @@ def test_bad_logits_fail_their_request_alone_and_are_not_kept() -> None:
         with pytest.raises(VerdictError, match="not finite"):
             engine.pin(ids(9, 9, 9))
         model.poison = None  # the device is well again
-        assert engine.submit(Request(ids(9, 1, 1, 1, 1, 1), (5,))).result().num_cached_tokens == 0
+        assert engine.submit(Request(long, (39,))).result().num_cached_tokens == 0
         assert engine.stats().num_pinned_blocks == 0
 
 
@@ -206,6 +207,17 @@ def test_full_queue_refuses_and_says_when_to_come_back() -> None:
         assert 1 <= refusal.value.retry_after_s <= 60
         model.gate.set()
         wait([held, *waiting])
+        engine.submit(Request(ids(4))).result()
+
+
+def test_request_that_leaves_the_queue_makes_room_in_it() -> None:
+    model = FakeModel()
+    with engine_of(model, max_queue=1, max_num_seqs=1) as engine:
+        submit_held(engine, model, Request(ids(1), sampling=GREEDY))
+        engine.submit(Request(ids(2))).cancel()
+        model.gate.set()
+        eventually(lambda: engine.stats().num_waiting == 0)
+        engine.submit(Request(ids(3))).result()
         engine.submit(Request(ids(4))).result()
 
 

@@ -135,6 +135,29 @@ def test_oldest_prompt_is_not_starved_of_blocks_by_small_ones() -> None:
     assert step(scheduler)[large.id] == 36
 
 
+def test_while_the_oldest_prompt_waits_for_blocks_no_other_is_admitted() -> None:
+    scheduler = scheduler_of(num_blocks=12, budget=4)
+    add(scheduler, 0, 12)
+    large, medium = add(scheduler, 1, 36), add(scheduler, 2, 16)
+    for _ in range(6):
+        assert step(scheduler) == {0: 2, 2: 2}
+    small = add(scheduler, 3, 4)
+    assert step(scheduler) == {0: 1, 2: 3}  # five blocks are free, large needs nine
+    assert (large.num_computed, medium.num_computed, small.num_computed) == (0, 15, 0)
+
+
+def test_a_block_stays_free_for_each_sequence_that_decodes() -> None:
+    scheduler = scheduler_of(num_blocks=4)
+    first = add(scheduler, 0, 8)
+    step(scheduler)
+    second = add(scheduler, 1, 4)
+    third = add(scheduler, 2, 4)
+    step(scheduler)  # the first has taken its third block by now
+    assert first.num_computed == 9
+    assert not second.block_table
+    assert not third.block_table
+
+
 def test_second_of_two_like_prompts_finds_what_the_first_computed() -> None:
     scheduler = scheduler_of(budget=40)
     add(scheduler, 0, 40, first_token=5)
