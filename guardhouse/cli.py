@@ -11,7 +11,6 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable
 from functools import partial
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -20,7 +19,7 @@ import click
 from guardhouse.config import Settings, load_settings, models_dir, process_environment, setting_specs
 from guardhouse.doctor import examine
 from guardhouse.errors import GuardhouseError, InputError, UnknownModel
-from guardhouse.guard.guard import Guard
+from guardhouse.guard.guard import EMBEDDED_FOLDER, Guard
 from guardhouse.guard.verdict import Verdict
 from guardhouse.hub import find_model, installed_models, pull
 
@@ -135,7 +134,7 @@ def pull_command(name: str, revision: str | None, config: Path | None, **flags: 
 def models(config: Path | None, **flags: object) -> None:
     """List the checkpoints on this machine."""
     settings = _settings(flags, config)
-    rows = [("embedded", "-", str(_embedded_folder()))]
+    rows = [("embedded", "-", str(EMBEDDED_FOLDER))]
     rows += [(model.name, f"{model.num_bytes / 1e6:,.1f} MB", str(model.path)) for model in installed_models(settings)]
     width = max(len(name) for name, _, _ in rows)
     for name, size, path in rows:
@@ -151,7 +150,7 @@ def doctor(config: Path | None, **flags: object) -> int:
     settings = _settings(flags, config)
     try:
         found = find_model(settings)
-        folder = _embedded_folder() if found == "embedded" else Path(found)
+        folder = EMBEDDED_FOLDER if found == "embedded" else Path(found)
     except UnknownModel:
         folder = None
     marks = {
@@ -185,10 +184,6 @@ def _load_guard(settings: Settings) -> Guard:
 
 def _open_guard(model: str | Path, settings: Settings, progress: Callable[[int, int], None]) -> Guard:
     return Guard.load(model, settings=settings, progress=progress)
-
-
-def _embedded_folder() -> Path:
-    return Path(str(files("guardhouse") / "assets" / "tiny"))
 
 
 def _read_text(words: Iterable[str]) -> str:

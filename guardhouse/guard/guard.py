@@ -11,7 +11,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from importlib.resources import files
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -36,6 +35,7 @@ from guardhouse.model.tokenizer import Tokenizer
 from guardhouse.ops import load_ops
 
 EMBEDDED = "embedded"
+EMBEDDED_FOLDER = Path(__file__).parent.parent / "assets" / "tiny"
 PINNED_FROM_BYTES = 64 << 20  # prefixes of smaller models are computed faster than read from disk
 
 Judged = str | Sequence[Mapping[str, object]] | Conversation
@@ -97,7 +97,7 @@ class Guard:
         """
         settings = settings or Settings()
         is_embedded = str(model) == EMBEDDED
-        folder = Path(str(files("guardhouse").joinpath("assets", "tiny"))) if is_embedded else Path(model)
+        folder = EMBEDDED_FOLDER if is_embedded else Path(model)
         checkpoint = Checkpoint.open(folder)
         tokenizer = Tokenizer.load(folder)
         ops = load_ops(settings.device, settings.threads)

@@ -1,0 +1,1 @@
+"""Makes the embedded guard in guardhouse/assets/tiny. Imports guardhouse; is never imported by it."""
