@@ -14,6 +14,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -78,7 +79,7 @@ def linear_cases(ops: CpuOps, rng: np.random.Generator) -> Iterator[Case]:
         for tokens in sizes:
             x = rng.standard_normal((tokens, HIDDEN), dtype=np.float32)
             operations = 2.0 * tokens * HIDDEN * packed.out_features
-            yield Case(name, tokens, operations, num_bytes, lambda x=x, packed=packed: ops.linear(x, packed))  # type: ignore[misc]
+            yield Case(name, tokens, operations, num_bytes, partial(ops.linear, x, packed))
 
 
 def attention_cases(ops: CpuOps, rng: np.random.Generator, context: int = 1024) -> Iterator[Case]:
@@ -92,7 +93,7 @@ def attention_cases(ops: CpuOps, rng: np.random.Generator, context: int = 1024) 
         starts, lens = np.array([0, tokens], np.int32), np.array([context], np.int32)
         batch = Batch(positions, positions, starts, lens, np.arange(num_blocks, dtype=np.int32)[None])
         operations = 4.0 * float(positions.sum() + tokens) * HEADS * HEAD_DIM
-        call = lambda qkv=qkv, batch=batch: ops.attention(qkv, layout, cache, 0, batch)  # type: ignore[misc]  # noqa: E731
+        call = partial(ops.attention, qkv, layout, cache, 0, batch)
         yield Case(f"attention, context {context}", tokens, operations, 2 * cache.keys.nbytes, call)
 
 
