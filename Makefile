@@ -15,7 +15,7 @@ $(BIN)/python:
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
 
 # Reinstalled when the packaging or a kernel changes; Python edits need nothing (editable install).
-$(VENV)/installed: $(BIN)/python pyproject.toml CMakeLists.txt $(wildcard native/*)
+$(VENV)/installed: $(BIN)/python pyproject.toml CMakeLists.txt $(wildcard native/* native/kernels/*)
 	$(BIN)/python -m pip install --quiet --editable .
 	@touch $@
 
@@ -33,13 +33,13 @@ check: $(VENV)/installed-dev ## lint, types, formatting, architecture
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run -Werror native/*.[ch]
+	$(BIN)/clang-format --dry-run -Werror native/*.[ch] native/kernels/*.c
 	$(BIN)/python -m pytest -q tests/test_architecture.py
 
 format: $(VENV)/installed-dev ## rewrite the sources in the house format
 	$(BIN)/ruff check --fix $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
-	$(BIN)/clang-format -i native/*.[ch]
+	$(BIN)/clang-format -i native/*.[ch] native/kernels/*.c
 
 bench: $(VENV)/installed-dev ## run the benchmarks that need no large checkpoint
 	$(BIN)/python benchmarks/kernels.py
