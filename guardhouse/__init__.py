@@ -8,7 +8,8 @@
 
 from guardhouse.errors import GuardhouseError
 from guardhouse.guard.conversation import Conversation, Turn
-from guardhouse.guard.guard import Generation, Guard, GuardInfo
+from guardhouse.guard.generating import Generation
+from guardhouse.guard.guard import Guard, GuardInfo
 from guardhouse.guard.policy import Category, Policy
 from guardhouse.guard.verdict import Verdict
 

@@ -7,39 +7,50 @@ Never knows: HTTP, files of the callers, terminals.
 import asyncio
 import hashlib
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypedDict, Unpack
 
 import numpy as np
 
 from guardhouse.config import Settings
-from guardhouse.engine.engine import Engine, EngineConfig, EngineStats
-from guardhouse.engine.request import Request, RequestResult, SamplingParams
-from guardhouse.errors import ContextOverflow
+from guardhouse.engine.engine import Engine, EngineStats
+from guardhouse.engine.request import SamplingParams
+from guardhouse.errors import ContextOverflow, EngineClosed, InputError
 from guardhouse.guard.conversation import Conversation, Role, Turn, parse_guard_prompt, parse_messages, require_unicode
+from guardhouse.guard.generating import Generation, GenerationTask, OnText, start_generation
 from guardhouse.guard.judging import Case, Judging, settle
+from guardhouse.guard.many import submit_many
 from guardhouse.guard.policy import Policy
 from guardhouse.guard.prompt import FrameStore, PromptFrame
-from guardhouse.guard.sizing import num_blocks_for, window_of
-from guardhouse.guard.streaming import TextStream
+from guardhouse.guard.sizing import engine_config, window_of
 from guardhouse.guard.verdict import Verdict, find_answer_ids
 from guardhouse.guard.windows import cut_windows
 from guardhouse.model.checkpoint import Checkpoint
-from guardhouse.model.llama import Llama, load_llama
+from guardhouse.model.llama import load_llama
 from guardhouse.model.tokenizer import Tokenizer
 from guardhouse.ops import load_ops
 
 EMBEDDED = "embedded"
 EMBEDDED_FOLDER = Path(__file__).parent.parent / "assets" / "tiny"
 PINNED_FROM_BYTES = 64 << 20  # prefixes of smaller models are computed faster than read from disk
+MIN_WINDOW_TOKENS = 64  # of a long text: where the context leaves less, there is too little to judge at a time
 
 Judged = str | Sequence[Mapping[str, object]] | Conversation
 Progress = Callable[[int, int], None]
+
+
+class JudgeOptions(TypedDict, total=False):
+    """How to judge; see Guard.submit."""
+
+    policy: Policy | None
+    threshold: float | None
+    all_categories: bool
+    timeout_s: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,17 +67,6 @@ class GuardInfo:
     is_embedded: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Generation:
-    """Text that the model wrote."""
-
-    text: str
-    token_ids: tuple[int, ...]
-    finish_reason: str  # "stop" or "length"
-    num_prompt_tokens: int
-    num_completion_tokens: int
-
-
 class Guard:
     """Judges text. Thread-safe; every call is `submit` and a way to wait.
 
@@ -76,13 +76,13 @@ class Guard:
     """
 
     def __init__(
-        self, info: GuardInfo, tokenizer: Tokenizer, engine: Engine, settings: Settings, prefix_dir: Path | None
+        self, info: GuardInfo, frames: FrameStore, engine: Engine, threshold: float, prefix_dir: Path | None
     ) -> None:
         self.info = info
-        self._tokenizer = tokenizer
+        self._frames = frames
+        self._tokenizer = frames.tokenizer
         self._engine = engine
-        self._threshold = settings.threshold
-        self._frames = FrameStore(tokenizer)
+        self._threshold = threshold
         self._prefix_dir = prefix_dir
         self._pinned: set[Role] = set()
         self._pinner = ThreadPoolExecutor(1, thread_name_prefix="guardhouse-pin")
@@ -99,22 +99,27 @@ class Guard:
         is_embedded = str(model) == EMBEDDED
         folder = EMBEDDED_FOLDER if is_embedded else Path(model)
         checkpoint = Checkpoint.open(folder)
-        tokenizer = Tokenizer.load(folder)
+        frames = FrameStore(Tokenizer.load(folder))
         ops = load_ops(settings.device, settings.threads)
         window = window_of(checkpoint.config, settings)
         llama = load_llama(checkpoint, ops, settings.cache_dir, window, progress)
-        engine = Engine(llama, _engine_config(llama, checkpoint, settings, window))
-        prefix_dir = settings.cache_dir / "prefixes" if checkpoint.num_bytes >= PINNED_FROM_BYTES else None
-        name = EMBEDDED if is_embedded else folder.resolve().name
+        engine = Engine(llama, engine_config(checkpoint, settings, window, ops.name))
         info = GuardInfo(
-            name, folder, "", window, ops.name, checkpoint.num_parameters, checkpoint.num_bytes, is_embedded
+            name=EMBEDDED if is_embedded else folder.resolve().name,
+            path=folder,
+            policy_name=frames.default_policy.name,
+            window=window,
+            device=ops.name,
+            num_parameters=checkpoint.num_parameters,
+            num_bytes=checkpoint.num_bytes,
+            is_embedded=is_embedded,
         )
+        prefix_dir = settings.cache_dir / "prefixes" if checkpoint.num_bytes >= PINNED_FROM_BYTES else None
+        guard = cls(info, frames, engine, settings.threshold, prefix_dir)
         try:
-            guard = cls(info, tokenizer, engine, settings, prefix_dir)
-            guard.info = replace(info, policy_name=guard._frames.default_policy.name)
             guard._pin("user")
         except BaseException:
-            engine.close()
+            guard.close()
             raise
         return guard
 
@@ -129,13 +134,24 @@ class Guard:
     ) -> Future[Verdict]:
         """Judge a conversation's last turn; a string is one user turn. Cancelling the future frees the work.
 
-        Raises InputError, PolicyError, QueueFull or EngineClosed at once; the future may raise VerdictError or
-        DeadlineExceeded.
+        `policy`: instead of the checkpoint's own; a category list in a system message comes before both.
+        `threshold`: the score from which the turn is flagged. `all_categories`: name every category that the model
+        would, not only the likeliest. Raises InputError, PolicyError, QueueFull or EngineClosed at once; the future may
+        raise these, VerdictError or DeadlineExceeded.
         """
         conversation = _conversation(conversation)
         frame = self._frame(conversation, policy)
         prompts, spans = self._cut(conversation, frame)
-        case = self._case(frame.policy, frame.role, prompts, spans, threshold, all_categories, timeout_s)
+        case = Case(
+            policy=frame.policy,
+            role=frame.role,
+            threshold=self._checked_threshold(threshold),
+            answers=frame.answers,
+            prompts=prompts,
+            spans=spans,
+            all_categories=all_categories,
+            deadline=_deadline(timeout_s),
+        )
         is_default = frame.policy == self._frames.default_policy
         return self._start(case, frame.role if is_default else None)
 
@@ -151,42 +167,36 @@ class Guard:
         prompt = parse_guard_prompt(text, self._frames.default_policy, instruct=self._frames.is_instruct)
         if prompt is None:
             return self.submit(text, threshold=threshold, all_categories=all_categories, timeout_s=timeout_s)
-        ids = self._plain_ids(prompt.text)
-        case = self._case(prompt.policy, prompt.role, [ids], [(0, len(text))], threshold, all_categories, timeout_s)
+        case = Case(
+            policy=prompt.policy,
+            role=prompt.role,
+            threshold=self._checked_threshold(threshold),
+            answers=find_answer_ids(self._tokenizer, prompt.policy),
+            prompts=[self._plain_ids(prompt.text)],
+            spans=[(0, len(text))],
+            all_categories=all_categories,
+            deadline=_deadline(timeout_s),
+        )
         return self._start(case, None)
 
-    def check(self, conversation: Judged, **options: object) -> Verdict:
-        """Judge and wait: `submit(...)` with the same options."""
-        return self.submit(conversation, **options).result()  # type: ignore[arg-type]
+    def check(self, conversation: Judged, **options: Unpack[JudgeOptions]) -> Verdict:
+        """Judge and wait."""
+        return self.submit(conversation, **options).result()
 
-    async def acheck(self, conversation: Judged, **options: object) -> Verdict:
+    async def acheck(self, conversation: Judged, **options: Unpack[JudgeOptions]) -> Verdict:
         """Judge and await."""
-        return await asyncio.wrap_future(self.submit(conversation, **options))  # type: ignore[arg-type]
+        return await asyncio.wrap_future(self.submit(conversation, **options))
 
     def check_many(
-        self, conversations: Iterable[Judged], *, progress: Callable[[int], None] | None = None, **options: object
+        self,
+        conversations: Iterable[Judged],
+        *,
+        progress: Callable[[int], None] | None = None,
+        **options: Unpack[JudgeOptions],
     ) -> list[Verdict]:
-        """Judge many, in order, as many at once as the queue takes. `progress` gets the number that is done."""
+        """Judge many, in order. `progress` gets the number that is done. The first error ends it."""
         max_pending = max(1, self._engine.config.max_queue // 2)
-        pending: deque[Future[Verdict]] = deque()
-        verdicts: list[Verdict] = []
-
-        def take() -> None:
-            verdicts.append(pending.popleft().result())
-            if progress:
-                progress(len(verdicts))
-
-        try:
-            for conversation in conversations:
-                if len(pending) >= max_pending:
-                    take()
-                pending.append(self.submit(conversation, **options))  # type: ignore[arg-type]
-            while pending:
-                take()
-        finally:
-            for future in pending:
-                future.cancel()
-        return verdicts
+        return submit_many(lambda one: self.submit(one, **options), conversations, max_pending, progress)
 
     def generate(
         self,
@@ -194,7 +204,7 @@ class Guard:
         *,
         sampling: SamplingParams,
         raw: bool = False,
-        on_text: Callable[[str], None] | None = None,
+        on_text: OnText | None = None,
         timeout_s: float | None = None,
     ) -> Future[Generation]:
         """Let the model write. `raw`: exactly this text; else messages, a whole guard prompt, or one user turn.
@@ -202,39 +212,8 @@ class Guard:
         `on_text` gets the text piece by piece, on the engine's thread. Raises ContextOverflow where prompt and
         max_tokens exceed the window.
         """
-        ids = self._generation_ids(prompt, raw=raw)
-        stream = TextStream(self._tokenizer)
-        stops = frozenset(self._tokenizer.eos_token_ids)
-
-        def on_token(token_id: int) -> None:
-            piece = "" if token_id in stops else stream.push(token_id)
-            if piece and on_text:
-                on_text(piece)
-
-        sampling = replace(sampling, stop_token_ids=sampling.stop_token_ids | stops)
-        request = Request(
-            np.array(ids, dtype=np.int32), sampling=sampling, on_token=on_token, deadline=_deadline(timeout_s)
-        )
-        inner = self._engine.submit(request)
-        outer: Future[Generation] = Future()
-
-        def finish(done: Future[RequestResult]) -> None:
-            try:
-                result = done.result()
-                rest = stream.finish()
-                if rest and on_text:
-                    on_text(rest)
-                generation = Generation(
-                    stream.text, result.token_ids, result.finish_reason, len(ids), len(result.token_ids)
-                )
-            except BaseException as error:
-                settle(outer, error)
-            else:
-                settle(outer, generation)
-
-        outer.add_done_callback(lambda _: inner.cancel())
-        inner.add_done_callback(finish)
-        return outer
+        task = GenerationTask(self._generation_ids(prompt, raw=raw), sampling, on_text, _deadline(timeout_s))
+        return start_generation(task, self._engine.submit, self._tokenizer)
 
     def count_tokens(self, text: str) -> int:
         return len(self._tokenizer.encode(text))
@@ -260,60 +239,43 @@ class Guard:
             policy = Policy.parse(conversation.policy_text)
         return self._frames.frame(conversation.judged.role, policy)
 
-    def _case(
-        self,
-        policy: Policy,
-        role: Role,
-        prompts: Sequence[list[int]],
-        spans: Sequence[tuple[int, int]],
-        threshold: float | None,
-        all_categories: bool,
-        timeout_s: float | None,
-    ) -> Case:
-        return Case(
-            policy,
-            role,
-            self._threshold if threshold is None else threshold,
-            find_answer_ids(self._tokenizer, policy),
-            prompts,
-            spans,
-            all_categories,
-            _deadline(timeout_s),
-        )
+    def _checked_threshold(self, threshold: float | None) -> float:
+        """NaN would be no score's equal and pass everything."""
+        if threshold is None:
+            return self._threshold
+        if not 0 <= threshold <= 1:
+            raise InputError("the threshold must be between 0 and 1")
+        return threshold
 
     def _cut(
         self, conversation: Conversation, frame: PromptFrame
     ) -> tuple[Sequence[list[int]], Sequence[tuple[int, int]]]:
         """The conversation's ids, once, or once per window of a judged turn that is too long. Context is never cut."""
         *context, judged = conversation.turns
-        num_forced = len(find_answer_ids(self._tokenizer, frame.policy).forced)
         ids = frame.ids(conversation.turns)
-        room = self.info.window - num_forced
+        room = self.info.window - frame.answers.max_length
         if len(ids) <= room:
             return [ids], [(0, len(judged.content))]
         num_fixed = len(ids) - len(frame.content_ids(judged.content))
         max_tokens = room - num_fixed
-        if max_tokens < min(64, self.info.window // 8):
+        if max_tokens < min(MIN_WINDOW_TOKENS, self.info.window // 8):
             raise ContextOverflow(num_fixed, self.info.window)
         spans = cut_windows(judged.content, max_tokens, lambda text: len(frame.content_ids(text)))
+        if len(spans) > self._engine.config.max_queue:
+            raise ContextOverflow(len(ids), max_tokens * self._engine.config.max_queue)
         windows = (Turn(judged.role, judged.content[start:end]) for start, end in spans)
         return [frame.ids([*context, window]) for window in windows], spans
 
     def _start(self, case: Case, role: Role | None) -> Future[Verdict]:
-        """Start a case; the first one of a role under the default policy waits until that role's prefix is pinned."""
+        """Start a case; the first ones of a role under the default policy wait until that role's prefix is pinned."""
         judging = Judging(case, self._engine.submit, self._tokenizer)
         if role is None or role in self._pinned:
             return judging.start()
-
-        def pin_and_start() -> None:
-            try:
-                if not judging.future.done():
-                    self._pin(role)
-                    judging.start()
-            except BaseException as error:
-                settle(judging.future, error)
-
-        self._pinner.submit(pin_and_start)
+        try:
+            pinning = self._pinner.submit(self._pin, role)
+        except RuntimeError as error:
+            raise EngineClosed("the guard is closed") from error
+        pinning.add_done_callback(partial(_start_once_pinned, judging))
         return judging.future
 
     def _pin(self, role: Role) -> None:
@@ -340,6 +302,17 @@ class Guard:
         return self._tokenizer.encode(text, bos=self._tokenizer.add_bos)
 
 
+def _start_once_pinned(judging: Judging, pinning: Future[None]) -> None:
+    """The case shares the pin's fate: an error of the pin, and that nobody pins any more, are its own."""
+    try:
+        if pinning.cancelled():
+            raise EngineClosed("the guard was closed before the request began")
+        pinning.result()
+        judging.start()
+    except BaseException as error:  # whatever it is, it belongs to whoever waits, not to the pinning thread
+        settle(judging.future, error)
+
+
 def _conversation(judged: Judged) -> Conversation:
     if isinstance(judged, Conversation):
         return judged
@@ -348,15 +321,3 @@ def _conversation(judged: Judged) -> Conversation:
 
 def _deadline(timeout_s: float | None) -> float | None:
     return None if timeout_s is None else time.monotonic() + timeout_s
-
-
-def _engine_config(llama: Llama, checkpoint: Checkpoint, settings: Settings, window: int) -> EngineConfig:
-    return EngineConfig(
-        num_blocks=num_blocks_for(llama.config, settings, window),
-        max_model_len=window,
-        block_size=settings.block_size,
-        max_num_seqs=settings.max_num_seqs,
-        max_num_batched_tokens=settings.max_num_batched_tokens,
-        max_queue=settings.max_queue,
-        model_fingerprint=checkpoint.fingerprint,
-    )

@@ -62,7 +62,7 @@ class Judging:
         self.future.add_done_callback(self._cancel_pending)
 
     def start(self) -> Future[Verdict]:
-        """Submit every window. Raises what the engine raises at once; then nothing stays queued."""
+        """Submit every window. Raises what the engine raises at once; then, or if it was cancelled, nothing stays queued."""
         forced = self._case.answers.forced
         try:
             for ids in self._case.prompts:
@@ -73,6 +73,8 @@ class Judging:
             raise
         for index, pending in enumerate(tuple(self._pending)):
             pending.add_done_callback(self._then(partial(self._judged, index)))
+        if self.future.cancelled():  # while it waited for a pin, or just now
+            self._cancel_pending(self.future)
         return self.future
 
     def _request(self, ids: Sequence[int], rows: tuple[int, int]) -> Request:

@@ -18,9 +18,10 @@ from dataclasses import dataclass, replace
 from itertools import cycle, islice, product
 from os.path import commonprefix
 
-from guardhouse.errors import CheckpointError, PolicyError
+from guardhouse.errors import CheckpointError, InputError, PolicyError
 from guardhouse.guard.conversation import Role, Turn
 from guardhouse.guard.policy import CATEGORY_BLOCK, Policy
+from guardhouse.guard.verdict import AnswerIds, find_answer_ids
 from guardhouse.model.tokenizer import Tokenizer
 
 ROLES: tuple[Role, Role] = ("user", "assistant")
@@ -68,6 +69,7 @@ class PromptFrame:
     tail: tuple[int, ...]
     lead: str  # whitespace that this tokenizer wants encoded with a content rather than with the label before it
     trail: str  # … or with what comes after it
+    answers: AnswerIds
     tokenizer: Tokenizer
 
     @property
@@ -95,7 +97,7 @@ class FrameStore:
     """
 
     def __init__(self, tokenizer: Tokenizer, capacity: int = 32) -> None:
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
         self._capacity = capacity
         self._layouts = {role: render_layout(tokenizer, role) for role in ROLES}
         self._frames: OrderedDict[tuple[Policy, Role], PromptFrame] = OrderedDict()
@@ -121,10 +123,10 @@ class FrameStore:
     def _build(self, role: Role, policy: Policy) -> PromptFrame:
         layout = self._layouts[role]
         if policy.text != self.default_policy.text:
-            if self._tokenizer.encode(policy.text) != self._tokenizer.encode_template(policy.text):
+            if self.tokenizer.encode(policy.text) != self.tokenizer.encode_template(policy.text):
                 raise PolicyError("the policy's text holds a special token of this checkpoint's tokenizer")
             layout = layout.with_policy(policy)
-        return cut_frame(self._tokenizer, layout, policy, role)
+        return cut_frame(self.tokenizer, layout, policy, role)
 
     def _category_block(self) -> str:
         block = CATEGORY_BLOCK.search(self._layouts["user"].head)
@@ -154,17 +156,19 @@ def cut_frame(tokenizer: Tokenizer, layout: Layout, policy: Policy, role: Role) 
     SentencePiece with a dummy prefix turns "User:" + "hi" into what "User: hi" gives; byte-level tokenizers need " hi", and
     those that fuse ".\\n\\n" into one token need the blank line, too.
     """
+    answers = find_answer_ids(tokenizer, policy)
+    placeholder = _word_outside(layout.text([]))  # a policy may use any word
     spaces = layout.labels["user"][len(layout.labels["user"].rstrip()) :]
     lines = _leading_whitespace(commonprefix([layout.gap, layout.tail]))
     for trail, lead in product(dict.fromkeys(("", lines)), dict.fromkeys(("", spaces))):
         by_user, by_agent = (
-            _cut_ids(tokenizer, layout, _alternating([PLACEHOLDER] * 4, first), lead, trail) for first in ROLES
+            _cut_ids(tokenizer, layout, _alternating([placeholder] * 4, first), lead, trail) for first in ROLES
         )
         if by_user and by_agent:
             (start_user, to_agent, to_user, _, tail), (start_agent, *joints) = by_user, by_agent
             starts: dict[Role, tuple[int, ...]] = {"user": start_user, "assistant": start_agent}
             joiners: dict[Role, tuple[int, ...]] = {"user": to_user, "assistant": to_agent}
-            frame = PromptFrame(policy, role, starts, joiners, tail, lead, trail, tokenizer)
+            frame = PromptFrame(policy, role, starts, joiners, tail, lead, trail, answers, tokenizer)
             if joints == [to_user, to_agent, to_user, tail] and _is_exact(frame, layout):
                 return frame
     raise CheckpointError("conversations cannot be spliced into this chat template with this tokenizer: ids differ")
@@ -174,7 +178,10 @@ def _render_and_cut(tokenizer: Tokenizer, num_turns: int) -> list[str]:
     messages = [
         {"role": turn.role, "content": turn.content} for turn in _alternating([PLACEHOLDER] * num_turns, "user")
     ]
-    pieces = tokenizer.render(messages).split(PLACEHOLDER)
+    try:
+        pieces = tokenizer.render(messages).split(PLACEHOLDER)
+    except InputError as refusal:
+        raise CheckpointError(f"this is no Llama Guard: {refusal}") from refusal
     if len(pieces) != num_turns + 1:
         raise CheckpointError("the chat template does not show every turn exactly once")
     return pieces
@@ -183,9 +190,9 @@ def _render_and_cut(tokenizer: Tokenizer, num_turns: int) -> list[str]:
 def _cut_ids(
     tokenizer: Tokenizer, layout: Layout, turns: Sequence[Turn], lead: str, trail: str
 ) -> list[tuple[int, ...]] | None:
-    """Ids of the layout between its placeholders, or None where the placeholder's own ids are not found once per turn."""
+    """Ids between the turns, which all say the same, or None where its own ids are not found once per turn."""
     ids = tokenizer.encode_template(layout.text(turns))
-    mark = tokenizer.encode(lead + PLACEHOLDER + trail)
+    mark = tokenizer.encode(lead + turns[0].content + trail)
     pieces, start, position = [], 0, 0
     while position < len(ids):
         if ids[position : position + len(mark)] == mark:
@@ -205,6 +212,13 @@ def _is_exact(frame: PromptFrame, layout: Layout) -> bool:
 def _alternating(contents: Sequence[str], first: Role) -> list[Turn]:
     roles: Iterable[Role] = islice(cycle(ROLES), ROLES.index(first), None)
     return [Turn(role, content) for role, content in zip(roles, contents, strict=False)]
+
+
+def _word_outside(text: str) -> str:
+    word = PLACEHOLDER
+    while word in text:
+        word += "x"
+    return word
 
 
 def _leading_whitespace(text: str) -> str:

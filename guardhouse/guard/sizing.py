@@ -7,8 +7,9 @@ Never knows: requests, texts.
 import os
 
 from guardhouse.config import Settings
+from guardhouse.engine.engine import EngineConfig
 from guardhouse.errors import ConfigError
-from guardhouse.model.checkpoint import LlamaConfig
+from guardhouse.model.checkpoint import Checkpoint, LlamaConfig
 
 # Converters wrote 2048 into every Llama 1 and 2 checkpoint with the usual RoPE base; both Llama 2 and Llama Guard 7B were
 # trained on 4096 (transformers 4.35, convert_llama_weights_to_hf.py).
@@ -17,7 +18,7 @@ LARGEST_DEFAULT_WINDOW = 8192  # later models claim 131,072; their cache would n
 SEVEN_B_HIDDEN_SIZE = 4096
 DEFAULT_WINDOWS = 8  # whole windows that the cache holds by default, memory allowing
 MEMORY_SHARE = 4  # at most a quarter of this machine's memory
-BYTES_PER_VALUE = 4  # float32 in the reference; the C kernels' float16 needs half of it
+BYTES_PER_VALUE = {"reference": 4}  # float32; the other backends keep float16
 
 
 def window_of(config: LlamaConfig, settings: Settings) -> int:
@@ -29,15 +30,30 @@ def window_of(config: LlamaConfig, settings: Settings) -> int:
     return min(config.max_positions, LARGEST_DEFAULT_WINDOW)
 
 
-def num_blocks_for(config: LlamaConfig, settings: Settings, window: int) -> int:
+def engine_config(checkpoint: Checkpoint, settings: Settings, window: int, device: str) -> EngineConfig:
+    """The engine's sizes: the settings' own, and a KV cache that fits this machine."""
+    return EngineConfig(
+        num_blocks=num_blocks_for(checkpoint.config, settings, window, device),
+        max_model_len=window,
+        block_size=settings.block_size,
+        max_num_seqs=settings.max_num_seqs,
+        max_num_batched_tokens=settings.max_num_batched_tokens,
+        max_queue=settings.max_queue,
+        model_fingerprint=checkpoint.fingerprint,
+    )
+
+
+def num_blocks_for(config: LlamaConfig, settings: Settings, window: int, device: str) -> int:
     """KV blocks; memory is only committed for those that were written."""
     values_per_token = 2 * config.num_layers * config.num_kv_heads * config.head_dim
-    block_bytes = settings.block_size * values_per_token * BYTES_PER_VALUE
+    block_bytes = settings.block_size * values_per_token * BYTES_PER_VALUE.get(device, 2)
+    least = -(-window * 3 // (2 * settings.block_size))  # one whole window, and pinned prefixes beside it
     if settings.kv_cache_mib is not None:
         num_blocks = (settings.kv_cache_mib << 20) // block_bytes
-    else:
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        num_blocks = min(DEFAULT_WINDOWS * -(-window // settings.block_size), memory // MEMORY_SHARE // block_bytes)
-    if num_blocks < 1:
-        raise ConfigError("kv_cache_mib is too small for a single block")
-    return num_blocks
+        if num_blocks < least:
+            needed_mib = -(-least * block_bytes >> 20)
+            raise ConfigError(f"kv_cache_mib must be at least {needed_mib} for a window of {window} tokens")
+        return num_blocks
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    most = min(DEFAULT_WINDOWS * -(-window // settings.block_size), memory // MEMORY_SHARE // block_bytes)
+    return max(most, least)

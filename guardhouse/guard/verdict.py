@@ -32,6 +32,7 @@ class AnswerIds:
     unsafe: int
     forced: tuple[int, ...]  # what all unsafe answers begin with, `unsafe` included
     codes: Mapping[str, int]  # the next token, which tells the categories apart
+    max_length: int  # tokens of the longest answer: the one that names every category
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +102,9 @@ def find_answer_ids(tokenizer: Tokenizer, policy: Policy) -> AnswerIds:
     safe, forced = tokenizer.encode("safe")[0], next(iter(answers.values()))[:length]
     if not forced or safe == forced[0]:
         raise CheckpointError("this tokenizer does not tell the answers safe and unsafe apart by one token")
-    return AnswerIds(safe, forced[0], forced, {code: token_id for token_id, code in owners.items()})
+    code_ids = {code: token_id for token_id, code in owners.items()}
+    max_length = len(tokenizer.encode(f"unsafe\n{','.join(policy.codes)}"))
+    return AnswerIds(safe, forced[0], forced, code_ids, max_length)
 
 
 def judge(logits: NDArray[np.float32], answers: AnswerIds, min_mass: float = MIN_MASS) -> Judgement:
