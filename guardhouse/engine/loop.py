@@ -71,12 +71,13 @@ class EngineLoop:
         return len(self._inbox)
 
     def submit(self, job: Job) -> None:
-        """Hand a job to the engine thread. A pin does not count against the queue."""
+        """Hand a job to the engine thread. A full queue refuses neither a pin nor a follow-up."""
         with self._condition:
             if self._is_closing:
                 raise EngineClosed("the engine is closed")
             num_waiting = len(self._unstarted)
-            if num_waiting >= self._max_queue and job.pin is None:
+            is_refusable = job.pin is None and not job.request.is_follow_up
+            if num_waiting >= self._max_queue and is_refusable:
                 raise QueueFull(estimate_retry_after_s(num_waiting, self._finished_s))
             self._unstarted.add(job.id)
             self._inbox.append(job)

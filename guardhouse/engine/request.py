@@ -40,6 +40,7 @@ class Request:
     # called once on the engine thread after prefill with the reported rows [len(logit_positions), vocab]; what it
     # returns replaces `sampling`. It must be quick and pure; an exception from it fails this request alone.
     on_token: Callable[[int], None] | None = None  # called on the engine thread for every generated token
+    is_follow_up: bool = False  # goes on with work that was let in before: a full queue does not refuse it
     deadline: float | None = None  # time.monotonic() value after which the request fails with DeadlineExceeded
 
 

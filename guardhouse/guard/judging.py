@@ -77,8 +77,9 @@ class Judging:
             self._cancel_pending(self.future)
         return self.future
 
-    def _request(self, ids: Sequence[int], rows: tuple[int, int]) -> Request:
-        return Request(np.array(ids, dtype=np.int32), logit_positions=rows, deadline=self._case.deadline)
+    def _request(self, ids: Sequence[int], rows: tuple[int, int], *, is_follow_up: bool = False) -> Request:
+        token_ids = np.array(ids, dtype=np.int32)
+        return Request(token_ids, logit_positions=rows, is_follow_up=is_follow_up, deadline=self._case.deadline)
 
     def _judged(self, index: int, result: RequestResult) -> None:
         self._results[index] = result
@@ -100,7 +101,8 @@ class Judging:
             self._settle(deciding, codes)
             return
         ids = [*self._case.prompts[deciding], *step.answer]
-        pending = self._submit(self._request([*ids, *step.bridge], (len(ids) - 1, len(ids) + len(step.bridge) - 1)))
+        rows = (len(ids) - 1, len(ids) + len(step.bridge) - 1)
+        pending = self._submit(self._request([*ids, *step.bridge], rows, is_follow_up=True))
         self._pending.append(pending)
 
         def answered(result: RequestResult) -> None:

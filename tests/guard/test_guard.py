@@ -4,6 +4,8 @@ import asyncio
 import math
 from bisect import bisect
 from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +14,10 @@ from checkpoints import GUARD_TEMPLATE, write_checkpoint
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from guardhouse import Category, Guard, Policy
+from guardhouse import Category, Guard, Policy, Verdict
 from guardhouse.config import Settings
 from guardhouse.engine.request import SamplingParams
-from guardhouse.errors import ConfigError, ContextOverflow, EngineClosed, InputError, VerdictError
+from guardhouse.errors import ConfigError, ContextOverflow, EngineClosed, InputError, QueueFull, VerdictError
 from guardhouse.guard.verdict import AnswerIds, judge, parse_answer
 from guardhouse.guard.windows import cut_windows
 
@@ -211,3 +213,12 @@ def test_closing_leaves_nobody_waiting_for_a_pin() -> None:
 def test_a_window_that_the_cache_cannot_hold_is_refused_at_load() -> None:
     with pytest.raises(ConfigError, match="kv_cache_mib must be at least"):
         Guard.load(settings=Settings(kv_cache_mib=1))
+
+
+def test_a_full_queue_does_not_cut_the_categories_of_a_text_that_was_let_in() -> None:
+    with Guard.load(settings=Settings(max_queue=4, max_num_seqs=1)) as guard:
+        futures: list[Future[Verdict]] = []
+        while len(futures) < 12:
+            with suppress(QueueFull):
+                futures.append(guard.submit(f"number {len(futures)}", threshold=0.0, all_categories=True))
+        assert all(future.result().codes for future in futures)
