@@ -23,8 +23,8 @@ TEMPLATE = (
     .replace("O3:", "S10:")
 )
 FRAGMENTS = [
-    "hello", " ", "\n", "\n\n", "User:", "Agent: hi", ".", "!", "?", "'s", "1234", "é", "🙂", "\u200b", "\t", "a\n", "((", ")\n",
-    "<END CONVERSATION>", "\r\n", "\u3000", "\xa0", "日本", "\u2028", "\u0301", "\x85", "\x1c", "<|eot_id|>",
+    "hello", " ", "\n", "\n\n", "User:", "Agent: hi", ".", "!", "?", "'s", "1234", "é", "🙂", "\u200b", "\t", "a\n", "((",
+    ")\n", "<END CONVERSATION>", "\r\n", "\u3000", "\xa0", "日本", "\u2028", "\u0301", "\x85", "\x1c", "<|eot_id|>",
 ]  # fmt: skip
 
 

@@ -1,7 +1,5 @@
 """Text that arrives token by token is the text of all tokens, and never half a character."""
 
-from pathlib import Path
-
 import pytest
 from checkpoints import write_checkpoint
 from hypothesis import given, settings
