@@ -23,10 +23,15 @@ $(VENV)/installed-dev: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --group dev
 	@touch $@
 
+# Real JavaScript clients for the tests. Without Node those tests skip, saying so.
+$(VENV)/installed-node: tests/node/package-lock.json | $(BIN)/python
+	@if command -v npm >/dev/null; then cd tests/node && npm ci --silent; else echo "no npm: tests of JavaScript clients will skip"; fi
+	@touch $@
+
 serve: $(VENV)/installed ## install, then serve the embedded guard on http://127.0.0.1:8787 (ARGS="--port 9000" adds flags)
 	$(BIN)/guardhouse serve $(ARGS)
 
-test: $(VENV)/installed-dev ## install, then run all tests (ARGS="-k name" adds flags)
+test: $(VENV)/installed-dev $(VENV)/installed-node ## install, then run all tests (ARGS="-k name" adds flags)
 	$(BIN)/python -m pytest $(ARGS)
 
 check: $(VENV)/installed-dev ## lint, types, formatting, architecture
@@ -45,4 +50,4 @@ bench: $(VENV)/installed-dev ## run the benchmarks that need no large checkpoint
 	$(BIN)/python benchmarks/kernels.py
 
 clean: ## remove everything that these targets made
-	rm -rf $(VENV) build dist guardhouse/ops/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist tests/node/node_modules guardhouse/ops/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis
