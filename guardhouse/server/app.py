@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
 from starlette.applications import Starlette
@@ -15,18 +16,24 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from guardhouse.config import Settings
 from guardhouse.engine.engine import EngineStats
 from guardhouse.server.auth import KeyRing, presented_key, refuse_open_server
 from guardhouse.server.metrics import Metrics
+from guardhouse.server.openapi import Endpoint, JsonSchema, document
 from guardhouse.server.reply import REQUEST_ID_HEADER, edge_error, json_reply
 from guardhouse.server.service import GuardLoader, ModelService
 from guardhouse.server.workers_ai import RunRoute
 
 PUBLIC_PATHS = frozenset({"/health"})
+METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+HEALTH_SCHEMA: JsonSchema = {
+    "type": "object",
+    "properties": {"status": {"enum": ["loading", "ok", "failing", "failed"]}},
+    "required": ["status"],
+}
 MAX_FAILED_STEPS = 3  # of the engine, in a row: one may be a bad request's fault, three are the machine's
 
 
@@ -50,24 +57,69 @@ def build_app(service: ModelService, settings: Settings, when_settled: Callable[
         yield
         service.close()
 
-    async def health(_: Request) -> Response:
-        return health_reply(service)
-
-    async def exposition(_: Request) -> Response:
-        return Response(metrics.exposition(), headers={"content-type": "text/plain; version=0.0.4; charset=utf-8"})
-
+    endpoints = [*own_endpoints(service, metrics), *RunRoute(service, settings, metrics).endpoints()]
+    endpoints.append(openapi_endpoint(endpoints))
     app = Starlette(
-        routes=[
-            Route("/health", health),
-            Route("/metrics", exposition),
-            *RunRoute(service, settings, metrics).routes(),
-        ],
+        routes=[route for endpoint in endpoints for route in endpoint.routes()],
         middleware=[Middleware(AccessLog, metrics=metrics), Middleware(KeyCheck, keys=keys)],
         exception_handlers={404: unknown_route, 405: wrong_method},
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False
     return app
+
+
+def own_endpoints(service: ModelService, metrics: Metrics) -> list[Endpoint]:
+    """What operators ask: is it well, and what did it do."""
+
+    async def health(_: Request) -> Response:
+        return health_reply(service)
+
+    async def exposition(_: Request) -> Response:
+        return Response(metrics.exposition(), headers={"content-type": METRICS_TYPE})
+
+    return [
+        Endpoint(
+            method="GET",
+            path="/health",
+            handler=health,
+            summary="Whether the server can answer, and with which model",
+            tag="Server",
+            result=HEALTH_SCHEMA,
+            also={503: HEALTH_SCHEMA},
+            is_public=True,
+        ),
+        Endpoint(
+            method="GET",
+            path="/metrics",
+            handler=exposition,
+            summary="Counters and gauges for Prometheus",
+            tag="Server",
+            result={"type": "string"},
+            result_type=METRICS_TYPE,
+        ),
+    ]
+
+
+def openapi_endpoint(others: list[Endpoint]) -> Endpoint:
+    """The description of all endpoints, itself included; put together when first asked for."""
+
+    @cache
+    def described() -> Response:
+        return json_reply(document([*others, endpoint], installed_version()))
+
+    async def openapi(_: Request) -> Response:
+        return described()
+
+    endpoint = Endpoint(
+        method="GET",
+        path="/openapi.json",
+        handler=openapi,
+        summary="This description, as OpenAPI 3.1",
+        tag="Server",
+        result={"type": "object"},
+    )
+    return endpoint
 
 
 def health_reply(service: ModelService) -> Response:

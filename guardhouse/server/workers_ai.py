@@ -11,7 +11,6 @@ from collections.abc import AsyncGenerator
 import msgspec
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from guardhouse.config import Settings
 from guardhouse.errors import UnknownModel
@@ -20,8 +19,9 @@ from guardhouse.server import sse
 from guardhouse.server.answer import Answer, answer
 from guardhouse.server.errors import LoraUnsupported, describe, error_reply
 from guardhouse.server.metrics import Metrics
+from guardhouse.server.openapi import Endpoint
 from guardhouse.server.reply import REQUEST_ID_HEADER, success_reply
-from guardhouse.server.schema import RUN_INPUT_SCHEMA, RunInput
+from guardhouse.server.schema import RUN_INPUT_SCHEMA, RunInput, RunOutput
 from guardhouse.server.service import ModelService
 from guardhouse.server.transport import EventStream, read_body, while_connected
 from guardhouse.server.validate import decode_json, validate
@@ -38,8 +38,21 @@ class RunRoute:
         self._timeout_s = settings.request_timeout_s
         self._metrics = metrics
 
-    def routes(self) -> list[Route]:
-        return [Route(path, self.run, methods=["POST"]) for path in PATHS]
+    def endpoints(self) -> list[Endpoint]:
+        path, *aliases = PATHS
+        run = Endpoint(
+            method="POST",
+            path=path,
+            aliases=tuple(aliases),
+            handler=self.run,
+            summary="Judge a text, or let the model write",
+            tag="Workers AI",
+            body=RUN_INPUT_SCHEMA,
+            result=RunOutput,
+            is_enveloped=True,
+            is_streamed=True,
+        )
+        return [run]
 
     async def run(self, request: Request) -> Response:
         """Whatever happens, the answer carries a request id, and an error's message repeats it."""
