@@ -8,6 +8,7 @@ Nothing that could hold code is fetched: safetensors, tokenizer files, JSON and 
 """
 
 import hashlib
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,9 +62,12 @@ def pull(name: str, settings: Settings, report: Callable[[str], None], revision:
         raise CheckpointError(f"{name} holds no safetensors; other formats may run code and are not fetched")
     total = sum(file.size or 0 for file in files)
     report(f"{name} at {info.sha[:12]}: {len(files)} files, {total / 1e6:,.1f} MB -> {folder}")
-    _download(name, info.sha, folder)
+    _download_small(name, info.sha, folder, [file.rfilename for file in files if not file.lfs])
     for file in files:
-        _verify(folder / file.rfilename, file)
+        path = folder / file.rfilename
+        if file.lfs and not (path.is_file() and _is_intact(path, file)):
+            _download_large(name, info.sha, path, file)
+        _verify(path, file)
         report(f"  {file.rfilename}  {'sha256 ok' if file.lfs else 'ok'}")
     return folder
 
@@ -75,11 +79,35 @@ def _repository(name: str, revision: str | None) -> Any:
         return HfApi().model_info(name, revision=revision, files_metadata=True)
 
 
-def _download(name: str, commit: str, folder: Path) -> None:
+def _download_small(name: str, commit: str, folder: Path, files: list[str]) -> None:
     from huggingface_hub import snapshot_download  # noqa: PLC0415
 
     with _HubErrors(name):
-        snapshot_download(name, revision=commit, local_dir=folder, allow_patterns=list(ALLOWED))
+        snapshot_download(name, revision=commit, local_dir=folder, allow_patterns=files)
+
+
+def _download_large(name: str, commit: str, path: Path, file: Any) -> None:
+    """Into `<path>.<digest>.part`, which a pull that is killed leaves behind and the next one goes on with.
+
+    The client's own downloads into a folder begin anew since its version 2: gigabytes are too much for that.
+    """
+    from huggingface_hub import hf_hub_url  # noqa: PLC0415
+    from huggingface_hub.file_download import http_get  # noqa: PLC0415
+    from huggingface_hub.utils._headers import build_hf_headers  # noqa: PLC0415
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{str(file.lfs.sha256)[:16]}.part")
+    partial.touch()
+    with _HubErrors(name), partial.open("r+b") as stream:
+        http_get(
+            hf_hub_url(name, file.rfilename, revision=commit),
+            stream,
+            resume_size=stream.seek(0, os.SEEK_END),
+            expected_size=file.size,
+            headers=build_hf_headers(),
+            displayed_filename=path.name,
+        )
+    partial.replace(path)
 
 
 class _HubErrors:

@@ -1,6 +1,6 @@
 """The few endpoints of a Hugging Face hub that a download needs, on loopback.
 
-Knows: one repository, its files and their digests; how to serve a file that does not match its digest.
+Knows: one repository, its files and their digests; how to serve a file that does not match its digest, or only half.
 Never knows: Guardhouse.
 """
 
@@ -71,6 +71,8 @@ class Hub(BaseHTTPRequestHandler):
         if is_large(name):
             headers |= {"x-linked-etag": f'"{digest}"', "x-linked-size": str(len(content))}
         start = int((self.headers.get("range") or "bytes=0-").removeprefix("bytes=").partition("-")[0])
+        if with_body:
+            self.server.starts.append((name, start))
         if start:
             headers["content-range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
         self.reply(content[start:], headers, with_body, status=206 if start else 200)
@@ -81,14 +83,21 @@ class Hub(BaseHTTPRequestHandler):
             self.send_header(key, value)
         self.end_headers()
         if with_body:
-            self.wfile.write(body)
+            self.wfile.write(body[: self.server.stall_after])
+            if len(body) > self.server.stall_after:
+                self.wfile.flush()
+                self.server.has_stalled.set()
+                self.server.may_go_on.wait()
 
     def log_message(self, *_: object) -> None:
         """Tests print nothing."""
 
 
 class HubServer(ThreadingHTTPServer):
-    """`served` may hold other bytes for a file than `files`, which the digests are made of."""
+    """`served` may hold other bytes for a file than `files`, which the digests are made of.
+
+    A body longer than `stall_after` bytes stops there, connection open, until `may_go_on`; `has_stalled` tells so.
+    """
 
     daemon_threads = True
 
@@ -98,6 +107,9 @@ class HubServer(ThreadingHTTPServer):
         self.files = files
         self.served = served
         self.asked: list[str] = []
+        self.starts: list[tuple[str, int]] = []  # files sent, and from which byte
+        self.stall_after = 1 << 40
+        self.has_stalled, self.may_go_on = threading.Event(), threading.Event()
 
     @property
     def url(self) -> str:
@@ -114,6 +126,7 @@ def loopback_hub(
     try:
         yield server
     finally:
+        server.may_go_on.set()
         server.shutdown()
         thread.join()
         server.server_close()

@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -35,9 +37,15 @@ except GuardhouseError as error:
 
 def run_pull(hub: HubServer, cache: Path, name: str = REPO, **variables: str) -> "subprocess.CompletedProcess[str]":
     """In a process of its own: the client reads HF_ENDPOINT when it is imported."""
+    with start_pull(hub, cache, name, **variables) as process:
+        output, errors = process.communicate(timeout=60)
+    return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
+
+
+def start_pull(hub: HubServer, cache: Path, name: str = REPO, **variables: str) -> "subprocess.Popen[str]":
     environment = {"HF_ENDPOINT": hub.url, "HF_HOME": str(cache / "hf"), "PATH": "/usr/bin:/bin", **variables}
     command = [sys.executable, "-c", SCRIPT, name, str(cache)]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def test_a_checkpoint_is_pulled_without_anything_that_could_hold_code(tmp_path: Path) -> None:
@@ -59,6 +67,31 @@ def test_a_second_pull_fetches_no_file_again(tmp_path: Path) -> None:
         hub.asked.clear()
         assert run_pull(hub, tmp_path).returncode == 0
         assert not [line for line in hub.asked if line.startswith("GET") and "/resolve/" in line]
+
+
+def test_a_killed_pull_goes_on_where_it_was(tmp_path: Path) -> None:
+    weights = bytes(range(256)) * (96 << 10)  # 24 MiB: the client writes pieces of 10 MB
+    with loopback_hub(REPO, {**FILES, "model.safetensors": weights}) as hub:
+        hub.stall_after = 22 << 20
+        with start_pull(hub, tmp_path) as process:
+            assert hub.has_stalled.wait(60)
+            wait_until(lambda: any(file.stat().st_size for file in (tmp_path / "models" / REPO).glob("*.part")))
+            process.kill()
+        assert not (tmp_path / "models" / REPO / "model.safetensors").exists()
+        hub.stall_after = len(weights) + 1
+        hub.may_go_on.set()
+        hub.starts.clear()
+        done = run_pull(hub, tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert [start > 0 for name, start in hub.starts if name == "model.safetensors"] == [True]
+    assert (tmp_path / "models" / REPO / "model.safetensors").read_bytes() == weights
+
+
+def wait_until(is_true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not is_true():
+        assert time.monotonic() < deadline, "it never came true"
+        time.sleep(0.01)
 
 
 def test_a_corrupted_file_is_refused_and_removed(tmp_path: Path) -> None:
