@@ -21,6 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from guardhouse.config import Settings
 from guardhouse.engine.engine import EngineStats
 from guardhouse.server.auth import KeyRing, presented_key, refuse_open_server
+from guardhouse.server.inference import Inference
 from guardhouse.server.metrics import Metrics
 from guardhouse.server.openapi import Endpoint, JsonSchema, document
 from guardhouse.server.reply import REQUEST_ID_HEADER, edge_error, json_reply
@@ -57,7 +58,7 @@ def build_app(service: ModelService, settings: Settings, when_settled: Callable[
         yield
         service.close()
 
-    endpoints = [*own_endpoints(service, metrics), *RunRoute(service, settings, metrics).endpoints()]
+    endpoints = [*own_endpoints(service, metrics), *RunRoute(Inference(service, settings, metrics)).endpoints()]
     endpoints.append(openapi_endpoint(endpoints))
     app = Starlette(
         routes=[route for endpoint in endpoints for route in endpoint.routes()],

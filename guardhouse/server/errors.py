@@ -9,10 +9,12 @@ caller sees an error, never "safe".
 
 import logging
 import traceback
-from collections.abc import Callable
+import uuid
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from guardhouse.errors import (
@@ -26,7 +28,9 @@ from guardhouse.errors import (
     UnknownModel,
     VerdictError,
 )
-from guardhouse.server.reply import REQUEST_ID_HEADER, service_error
+from guardhouse.server.reply import REQUEST_ID_HEADER, json_reply, service_error
+
+CLIENT_CLOSED_REQUEST = 499  # nobody is there to read it: for the log and the metrics only
 
 
 class BodyTooLarge(GuardhouseError):
@@ -125,11 +129,38 @@ def describe(error: Exception) -> Failure:
     return failure
 
 
+async def reply_or_error(
+    handle: Callable[[str], Awaitable[Response]], to_reply: Callable[[Exception, str], Response]
+) -> Response:
+    """Give `handle` a new request id; whatever it raises becomes the answer that `to_reply` makes of it."""
+    request_id = str(uuid.uuid4())
+    try:
+        return await handle(request_id)
+    except ClientDisconnect:
+        return Response(status_code=CLIENT_CLOSED_REQUEST)
+    except Exception as error:  # the table has a row for everything; an unforeseen one is a logged 500
+        return to_reply(error, request_id)
+
+
 def error_reply(error: Exception, request_id: str) -> Response:
-    """The JSON answer to an exception."""
+    """The REST API's answer to an exception."""
     failure = describe(error)
     headers = {REQUEST_ID_HEADER: request_id, **failure.headers}
     return service_error(failure.status, failure.code, failure.message(request_id), headers)
+
+
+def binding_error_reply(error: Exception, request_id: str) -> Response:
+    """The same for a Worker's binding: a flat object, whose description goes without title and request id."""
+    failure = describe(error)
+    body = {
+        "name": "AiError",
+        "internalCode": failure.code,
+        "httpCode": failure.status,
+        "message": failure.message(request_id),
+        "description": failure.description,
+        "requestId": request_id,
+    }
+    return json_reply(body, failure.status, {REQUEST_ID_HEADER: request_id, **failure.headers})
 
 
 def _printable(name: str) -> str:

@@ -1,0 +1,113 @@
+"""One question to its result, whichever route brought it.
+
+Knows: model names, the run schema, plain results and event streams, what to count.
+Never knows: paths, envelopes, the shapes of errors.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass
+
+import msgspec
+from starlette.types import Receive
+
+from guardhouse.config import Settings
+from guardhouse.errors import UnknownModel
+from guardhouse.guard.guard import Guard
+from guardhouse.server import sse
+from guardhouse.server.answer import Answer, answer
+from guardhouse.server.errors import LoraUnsupported, describe
+from guardhouse.server.metrics import Metrics
+from guardhouse.server.reply import REQUEST_ID_HEADER
+from guardhouse.server.schema import RUN_INPUT_SCHEMA, RunInput
+from guardhouse.server.service import ModelService
+from guardhouse.server.transport import EventStream, while_connected
+from guardhouse.server.validate import validate
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What a route found in a request."""
+
+    model: str
+    inputs: object  # decoded JSON, not validated yet
+    options: Mapping[str, object]  # the REST API's query, or the binding's third argument: queueRequest and the like
+    request_id: str
+    receive: Receive  # tells when the client goes away
+
+
+class Inference:
+    """Runs questions on the one guard of this server."""
+
+    def __init__(self, service: ModelService, settings: Settings, metrics: Metrics) -> None:
+        self._service = service
+        self.timeout_s = settings.request_timeout_s
+        self._metrics = metrics
+
+    async def run(self, call: Call) -> object:
+        """The bare result, ready for JSON, or an EventStream. Every error up to a stream's first event is raised."""
+        guard = self._service.guard
+        if call.model not in self._service.names:
+            raise UnknownModel(call.model)
+        run = parse_input(call.inputs)
+        if run.lora:
+            raise LoraUnsupported(call.model)
+        if not run.stream:
+            found = await while_connected(call.receive, answer(guard, run, self.timeout_s, _ignore))
+            self._count(found)
+            return found.output
+        events = self._events(guard, run, call.request_id)
+        first = await while_connected(call.receive, anext(events))
+        return EventStream(first, events, {REQUEST_ID_HEADER: call.request_id})
+
+    async def _events(self, guard: Guard, run: RunInput, request_id: str) -> AsyncGenerator[bytes, None]:
+        """Text events as the answer grows, then usage and [DONE]. After an error neither: a client must see the cut."""
+        loop, trimmer = asyncio.get_running_loop(), sse.Trimmer()
+        deltas: asyncio.Queue[str | None] = asyncio.Queue()
+        task = asyncio.ensure_future(answer(guard, run, self.timeout_s, lambda delta: _hand_over(loop, deltas, delta)))
+        task.add_done_callback(lambda _: _hand_over(loop, deltas, None))  # through the loop too: it must come last
+        has_begun = False
+        try:
+            while (delta := await deltas.get()) is not None:
+                if text := trimmer.feed(delta):
+                    has_begun = True
+                    yield sse.text_event(text)
+            found = await task
+            self._count(found)
+            yield sse.event({"response": "", **_tail(found)})
+            yield sse.DONE
+        except Exception as error:
+            if not has_begun:
+                raise
+            failure = describe(error)
+            yield sse.event({"errors": [{"message": failure.message(request_id), "code": failure.code}]})
+        finally:
+            task.cancel()
+
+    def _count(self, found: Answer) -> None:
+        if found.verdict is not None:
+            self._metrics.observe_verdict(found.verdict.flagged)
+
+
+def parse_input(payload: object) -> RunInput:
+    """Decoded JSON -> RunInput, or InputError in the reference wording."""
+    fields = validate(RUN_INPUT_SCHEMA, payload)
+    if isinstance(payload, dict) and "temperature" not in payload:
+        del fields["temperature"]  # the published default is not applied (answer.py says why)
+    return msgspec.convert(fields, RunInput, strict=False)
+
+
+def _tail(found: Answer) -> dict[str, object]:
+    tail: dict[str, object] = {"usage": found.output.usage}
+    if found.output.verdict is not None:
+        tail["verdict"] = found.output.verdict
+    return tail
+
+
+def _hand_over(loop: asyncio.AbstractEventLoop, deltas: "asyncio.Queue[str | None]", delta: str | None) -> None:
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(deltas.put_nowait, delta)
+
+
+def _ignore(delta: str) -> None:
+    """For callers who wait for the whole answer."""
