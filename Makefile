@@ -47,7 +47,7 @@ format: $(VENV)/installed-dev ## rewrite the sources in the house format
 	$(BIN)/clang-format -i native/*.[ch] native/kernels/*.c
 
 bench: $(VENV)/installed-dev ## run the benchmarks that need no large checkpoint
-	$(BIN)/python benchmarks/kernels.py
+	$(BIN)/python -m benchmarks.kernels
 
 clean: ## remove everything that these targets made
 	rm -rf $(VENV) build dist tests/node/node_modules guardhouse/ops/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,6 +1,6 @@
 """Speed of the C kernels on this machine, at the sizes of Llama 7B.
 
-    python benchmarks/kernels.py [--threads 1 2] [--seconds 0.5]
+    python -m benchmarks.kernels [--threads 1 2] [--seconds 0.5]
 
 Prints a table and, as the last line, the same as JSON. Each number is the best and the median of repeated calls within
 `--seconds`: on a shared machine the best says what the kernel can do, the median what it did.
@@ -8,17 +8,15 @@ Prints a table and, as the last line, the same as JSON. Each number is the best 
 
 import argparse
 import json
-import platform
 import statistics
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 
+from benchmarks.machine import describe_machine
 from guardhouse.ops.cpu import CpuOps
 from guardhouse.ops.table import Batch, DenseWeight, HeadLayout, Int4Weight
 
@@ -105,17 +103,6 @@ def row_cases(ops: CpuOps, rng: np.random.Generator) -> Iterator[Case]:
     yield Case("silu_mul 11008", 512, 4.0 * gate_up.size, gate_up.nbytes, lambda: ops.silu_mul(gate_up))
     yield Case("add 4096", 512, x.size, 2 * x.nbytes, lambda: ops.add_(x, x))
     yield Case("rms_norm 64 (call overhead)", 1, 256, 256, lambda: ops.rms_norm(small, weight[:64], 1e-5))
-
-
-def describe_machine() -> dict[str, str]:
-    """Processor, system and commit: what a speed is worth nothing without."""
-    cpu_info = Path("/proc/cpuinfo")
-    lines = cpu_info.read_text().splitlines() if cpu_info.exists() else []
-    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
-    commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
-    processor = f"{len(models)} x {models[0]}" if models else platform.processor()
-    return {"processor": processor, "system": platform.platform(), "commit": commit or "unknown"}
 
 
 def main() -> None:
