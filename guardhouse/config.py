@@ -61,7 +61,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         None
     )
     max_num_seqs: Annotated[int, Meta(ge=1, description="sequences that run at once")] = 64
-    max_num_batched_tokens: Annotated[int, Meta(ge=1, description="tokens computed per step")] = 512
+    max_num_batched_tokens: Annotated[int, Meta(ge=1, description="tokens computed per step at most")] = 512
+    target_step_s: Annotated[
+        float,
+        Meta(gt=0, description="seconds per step: what a short text waits behind a long one; less is less throughput"),
+    ] = 1.0
     block_size: Annotated[int, Meta(ge=1, description="tokens per block of the KV cache")] = 16
     kv_cache_mib: Annotated[PositiveInt | None, Meta(description="size of the KV cache [default: chosen to fit]")] = (
         None

@@ -38,7 +38,8 @@ class EngineConfig:
     max_model_len: int  # the window: prompt and output tokens of one request
     block_size: int = 16  # tokens per KV block
     max_num_seqs: int = 64  # sequences running at once
-    max_num_batched_tokens: int = 512  # tokens computed per step: the chunk budget
+    max_num_batched_tokens: int = 512  # tokens computed per step at most
+    target_step_s: float = 1.0  # seconds that a step should take at most, as far as 64 tokens allow
     max_queue: int = 256  # requests that may wait before QueueFull
     model_fingerprint: str = ""  # of the weights; pinned prefixes are saved on disk only if it is given
 
@@ -78,7 +79,9 @@ class Engine:
         self._model = model
         self._ids = itertools.count()
         self._blocks = BlockManager(config.num_blocks, config.block_size)
-        self._scheduler = Scheduler(self._blocks, config.max_num_seqs, config.max_num_batched_tokens)
+        self._scheduler = Scheduler(
+            self._blocks, config.max_num_seqs, config.max_num_batched_tokens, config.target_step_s
+        )
         self._runner = Runner(model, config.num_blocks, config.block_size)
         self._loop = EngineLoop(self._runner, self._scheduler, config.max_queue)
 

@@ -177,6 +177,7 @@ class EngineLoop:
             return
         for chunk in plan.chunks:
             self._start(self._jobs[chunk.sequence.id])
+        num_pairs, began = plan.num_pairs, time.perf_counter()
         try:
             logits = self._runner.run(plan)
         except Exception as error:
@@ -184,6 +185,7 @@ class EngineLoop:
             return
         finally:
             self._scheduler.end_copies(plan)
+        self._scheduler.cost.observe(plan.num_tokens, num_pairs, time.perf_counter() - began)
         self.counters.failed_steps_in_a_row = 0
         self._deliver(plan, logits)
 

@@ -1,9 +1,9 @@
 """Decide which sequences run in the next step, and with how many tokens.
 
-Knows: token counts, free blocks, order of arrival.
+Knows: token counts, free blocks, order of arrival, what a token is expected to cost.
 Never knows: tensors, devices, safety, text.
 
-Policy, in this order, until `max_num_batched_tokens` are spent:
+Policy, in this order, until the step's budget is spent (`step_cost.py`: tokens, and the time that they will take):
 
 1. Sequences that lack a single token (all that decode), oldest first. When one needs a block and none is free, the
    newest running sequence is preempted: its blocks are freed and it waits to be computed again.
@@ -16,12 +16,14 @@ that arrive together, the second may still find what the first computed. While t
 blocks, no other prompt gets any, so a large one is not starved of blocks by small ones.
 """
 
+import math
 from bisect import insort
 from dataclasses import dataclass, field
 from operator import attrgetter
 
 from guardhouse.engine.block_manager import BlockManager, Copy
 from guardhouse.engine.sequence import Sequence
+from guardhouse.engine.step_cost import StepBudget, StepCost
 
 arrival = attrgetter("id")
 expected_remaining = attrgetter("num_expected_remaining")
@@ -44,14 +46,30 @@ class StepPlan:
     copies: list[Copy] = field(default_factory=list)
     rejected: list[Sequence] = field(default_factory=list)  # they do not fit even alone; they have left the scheduler
 
+    @property
+    def num_tokens(self) -> int:
+        return sum(chunk.num_tokens for chunk in self.chunks)
+
+    @property
+    def num_pairs(self) -> int:
+        """(new token, token it attends to), before any of it is computed."""
+        return sum(
+            chunk.num_tokens * chunk.sequence.num_computed + chunk.num_tokens * (chunk.num_tokens + 1) // 2
+            for chunk in self.chunks
+        )
+
 
 class Scheduler:
     """Owns every unfinished sequence. Invariant: exactly the running ones own blocks."""
 
-    def __init__(self, blocks: BlockManager, max_num_seqs: int, max_num_batched_tokens: int) -> None:
+    def __init__(
+        self, blocks: BlockManager, max_num_seqs: int, max_num_batched_tokens: int, target_step_s: float = math.inf
+    ) -> None:
         self.blocks = blocks
+        self.cost = StepCost()
         self._max_num_seqs = max_num_seqs
         self._max_num_batched_tokens = max_num_batched_tokens
+        self._target_step_s = target_step_s
         self._waiting: list[Sequence] = []  # both lists in order of arrival
         self._running: list[Sequence] = []
         self.num_preemptions = 0
@@ -92,7 +110,8 @@ class Scheduler:
     def schedule(self) -> StepPlan:
         """Plan the next step. The plan is empty only if nothing is left to run (apart from what was rejected)."""
         plan = StepPlan()
-        budget = self._schedule_decodes(plan, self._max_num_batched_tokens)
+        budget = StepBudget(self.cost, self._max_num_batched_tokens, self._target_step_s)
+        self._schedule_decodes(plan, budget)
         if budget:
             self._schedule_prefills(plan, budget)
         if not self._running and self._waiting:  # all blocks that are not pinned are free, and still too few
@@ -109,16 +128,15 @@ class Scheduler:
         for copy in plan.copies:
             self.blocks.end_copy(copy)
 
-    def _schedule_decodes(self, plan: StepPlan, budget: int) -> int:
+    def _schedule_decodes(self, plan: StepPlan, budget: StepBudget) -> None:
         for sequence in [sequence for sequence in self._running if sequence.num_remaining == 1]:
             if not budget:
                 break
             if not sequence.block_table:  # preempted by an older one in this very loop
                 continue
             if self._grow(sequence, plan):
+                budget.spend_decode(sequence.num_computed)
                 _add_chunk(plan, sequence, 1)
-                budget -= 1
-        return budget
 
     def _grow(self, sequence: Sequence, plan: StepPlan) -> bool:
         """Find a block for the newest token, at the cost of the newest sequences. False if it was itself taken off."""
@@ -138,7 +156,7 @@ class Scheduler:
         self.add(sequence)
         self.num_preemptions += 1
 
-    def _schedule_prefills(self, plan: StepPlan, budget: int) -> None:
+    def _schedule_prefills(self, plan: StepPlan, budget: StepBudget) -> None:
         prompts = [sequence for sequence in self._running if sequence.num_remaining > 1]
         num_spare = len(self._running) - len(prompts)  # a block for the next token of each that decodes
         waiting = self._waiting.copy()
@@ -150,16 +168,17 @@ class Scheduler:
         if not prompts:
             return
         oldest, *others = *prompts, *waiting
-        promised = min(oldest.num_remaining, (budget + 1) // 2)
-        left = budget - promised
+        promised = min(oldest.num_remaining, budget.fitting(oldest.num_computed, share=0.5))
+        budget.spend(promised, oldest.num_computed)
         is_full = False
         for sequence in sorted(others, key=expected_remaining):
-            if not left:
+            if not budget:
                 break
             if not sequence.block_table and (is_full or not self._admit(sequence, plan, num_spare)):
                 is_full = True
                 continue
-            left -= _add_chunk(plan, sequence, left)
+            _add_chunk(plan, sequence, budget.fitting(sequence.num_computed), budget)
+        left = budget.fitting(oldest.num_computed + promised)
         _add_chunk(plan, oldest, promised + left)
 
     def _admit(self, sequence: Sequence, plan: StepPlan, num_spare: int) -> bool:
@@ -177,7 +196,11 @@ class Scheduler:
         return True
 
 
-def _add_chunk(plan: StepPlan, sequence: Sequence, max_tokens: int) -> int:
+def _add_chunk(plan: StepPlan, sequence: Sequence, max_tokens: int, budget: StepBudget | None = None) -> None:
+    """Without `budget`, the tokens were spent before."""
     num_tokens = min(max_tokens, sequence.num_remaining)
+    if not num_tokens:
+        return
+    if budget is not None:
+        budget.spend(num_tokens, sequence.num_computed)
     plan.chunks.append(Chunk(sequence, num_tokens, sequence.row_positions(num_tokens)))
-    return num_tokens

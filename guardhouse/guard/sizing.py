@@ -38,6 +38,7 @@ def engine_config(checkpoint: Checkpoint, settings: Settings, window: int, devic
         block_size=settings.block_size,
         max_num_seqs=settings.max_num_seqs,
         max_num_batched_tokens=settings.max_num_batched_tokens,
+        target_step_s=settings.target_step_s,
         max_queue=settings.max_queue,
         model_fingerprint=checkpoint.fingerprint,
     )

@@ -1,5 +1,6 @@
 """The scheduler's policy, one claim at a time."""
 
+import math
 from array import array
 
 import pytest
@@ -7,10 +8,13 @@ import pytest
 from guardhouse.engine.block_manager import BlockManager
 from guardhouse.engine.scheduler import Scheduler, StepPlan
 from guardhouse.engine.sequence import Sequence
+from guardhouse.engine.step_cost import MIN_TOKENS
 
 
-def scheduler_of(*, num_blocks: int = 5000, budget: int = 100, max_num_seqs: int = 64) -> Scheduler:
-    return Scheduler(BlockManager(num_blocks, block_size=4), max_num_seqs, budget)
+def scheduler_of(
+    *, num_blocks: int = 5000, budget: int = 100, max_num_seqs: int = 64, target_step_s: float = math.inf
+) -> Scheduler:
+    return Scheduler(BlockManager(num_blocks, block_size=4), max_num_seqs, budget, target_step_s)
 
 
 def add(scheduler: Scheduler, sequence_id: int, num_tokens: int, first_token: int | None = None) -> Sequence:
@@ -74,6 +78,48 @@ def test_long_prompt_finishes_under_an_endless_stream_of_short_ones() -> None:
                 scheduler.remove(sequence)
         assert short.num_tokens
     assert long.num_tokens > 1000  # it has begun to decode
+
+
+def learn(scheduler: Scheduler, *, per_token_s: float, per_pair_s: float = 0.0) -> None:
+    """As if steps of these costs had been measured."""
+    for tokens, context in [(20, 0), (100, 0), (20, 1000), (100, 1000), (50, 4000), (40, 100)]:
+        pairs = tokens * context
+        scheduler.cost.observe(tokens, pairs, per_token_s * tokens + per_pair_s * pairs)
+
+
+def test_a_step_is_filled_by_time_and_no_newcomer_waits_longer() -> None:
+    scheduler = scheduler_of(budget=512, target_step_s=1.0)
+    learn(scheduler, per_token_s=0.01)
+    add(scheduler, 0, 4000)
+    assert step(scheduler) == {0: pytest.approx(100, abs=2)}
+    add(scheduler, 1, 30)
+    assert step(scheduler) == {0: pytest.approx(70, abs=2), 1: 30}
+
+
+def test_tokens_far_into_a_long_prompt_cost_more_so_fewer_fit() -> None:
+    scheduler = scheduler_of(budget=512, target_step_s=4.0)
+    learn(scheduler, per_token_s=0.01, per_pair_s=1e-5)
+    add(scheduler, 0, 5000)
+    sizes = [step(scheduler)[0] for _ in range(12)]
+    assert sizes == sorted(sizes, reverse=True)
+    assert 280 < sizes[0] < 400 > 2 * sizes[-1] > 2 * MIN_TOKENS
+
+
+def test_a_slow_model_still_gets_enough_tokens_for_its_weights_to_be_worth_reading() -> None:
+    scheduler = scheduler_of(budget=512, target_step_s=1.0)
+    learn(scheduler, per_token_s=1.0)
+    add(scheduler, 0, 4000)
+    assert step(scheduler) == {0: MIN_TOKENS}
+
+
+def test_costly_decodes_do_not_starve_a_prompt() -> None:
+    scheduler = scheduler_of(budget=100, target_step_s=1.0)
+    for sequence_id in range(10):
+        add(scheduler, sequence_id, 5)
+    step(scheduler)
+    learn(scheduler, per_token_s=1.0)
+    add(scheduler, 10, 500)
+    assert step(scheduler) == {**dict.fromkeys(range(10), 1), 10: MIN_TOKENS}
 
 
 def test_budget_is_never_exceeded_and_always_used() -> None:

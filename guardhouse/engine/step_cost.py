@@ -1,0 +1,111 @@
+"""How long a step will take, learnt from the steps before it; and how much of a step is left to hand out.
+
+    seconds = fixed + per_token * tokens + per_pair * pairs          pairs: (new token, token it attends to)
+
+The scheduler fills a step up to a time, so that whoever arrives meanwhile does not wait long; a count of tokens alone
+would be milliseconds on a small model and a quarter of a minute on a large one.
+
+Knows: numbers of tokens, seconds.
+Never knows: sequences, tensors, devices.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+MIN_TOKENS = 64  # a step never gets less to do: below, a large model's weights are read for too few tokens
+MIN_LEARNT_TOKENS = 16  # smaller steps are bound by reading the weights and say nothing of what a prompt costs
+DECAY = 0.9  # weight of a step after the next one: the last ten or so count
+REFIT_EVERY = 8  # steps; the first ones are fitted at once
+SCALE = np.array([1.0, 1e2, 1e5])  # brings the three columns near each other, for the ridge's sake
+RIDGE = 1e-6
+
+
+class StepCost:
+    """Decayed least squares over the last steps; coefficients are never negative.
+
+    >>> cost = StepCost()
+    >>> for tokens in (20, 30, 40, 80):
+    ...     cost.observe(tokens, 0, 0.5 + 0.01 * tokens)
+    >>> round(cost.seconds(100, 0), 2)
+    1.5
+    """
+
+    def __init__(self) -> None:
+        self._gram = np.zeros((3, 3))
+        self._moment = np.zeros(3)
+        self._num_observed = 0
+        self._fixed_s = 0.0
+        self.per_token_s = 0.0  # 0: nothing is known yet, everything fits
+        self.per_pair_s = 0.0
+
+    def observe(self, num_tokens: int, num_pairs: int, seconds: float) -> None:
+        """Learn from a step that was measured."""
+        if num_tokens < MIN_LEARNT_TOKENS:
+            return
+        row = np.array([1.0, num_tokens, num_pairs]) / SCALE
+        weight = 1.0 / num_tokens**2  # errors per token count: long steps must not drown short ones, nor old new ones
+        self._gram = DECAY * self._gram + weight * np.outer(row, row)
+        self._moment = DECAY * self._moment + weight * seconds * row
+        self._num_observed += 1
+        if self._num_observed <= REFIT_EVERY or self._num_observed % REFIT_EVERY == 0:
+            self._fixed_s, self.per_token_s, self.per_pair_s = map(float, _fit(self._gram, self._moment) / SCALE)
+
+    def seconds(self, num_tokens: int, num_pairs: int) -> float:
+        """What such a step is expected to take; 0 while nothing is known."""
+        if not self._num_observed:
+            return 0.0
+        return self._fixed_s + self.per_token_s * num_tokens + self.per_pair_s * num_pairs
+
+
+class StepBudget:
+    """What is left of one step: at most so many tokens, and so many seconds on top of its fixed cost."""
+
+    def __init__(self, cost: StepCost, max_tokens: int, target_s: float) -> None:
+        self._cost = cost
+        self._num_tokens = max_tokens
+        self._seconds = target_s
+        self._floor = min(MIN_TOKENS, max_tokens)  # tokens that are handed out whatever they cost
+
+    def __bool__(self) -> bool:
+        return self._num_tokens > 0 and (self._floor > 0 or self._seconds > 0)
+
+    def spend_decode(self, context: int) -> None:
+        """Hand out the one token of a sequence that decodes. The floor is for prompts: these must not starve them."""
+        self._floor += 1
+        self.spend(1, context)
+
+    def spend(self, num_tokens: int, context: int) -> None:
+        """Hand out `num_tokens` tokens that follow `context` tokens."""
+        self._num_tokens -= num_tokens
+        self._floor -= num_tokens
+        pairs = num_tokens * context + num_tokens * num_tokens / 2
+        self._seconds -= self._cost.per_token_s * num_tokens + self._cost.per_pair_s * pairs
+
+    def fitting(self, context: int, share: float = 1.0) -> int:
+        """How many tokens after `context` tokens fit into this share of what is left."""
+        most = -(-self._num_tokens * share // 1)
+        slope = self._cost.per_token_s + self._cost.per_pair_s * context
+        seconds = max(0.0, self._seconds * share)
+        if slope > 0 or self._cost.per_pair_s > 0:
+            most = min(most, _positive_root(self._cost.per_pair_s / 2, slope, seconds))
+        floor = max(0, -(-self._floor * share // 1))
+        return int(max(most, min(floor, self._num_tokens)))
+
+
+def _positive_root(a: float, b: float, c: float) -> float:
+    """x >= 0 with a x^2 + b x = c, for a, b, c >= 0 and a + b > 0; written so that nothing cancels."""
+    return float(2 * c / (b + (b * b + 4 * a * c) ** 0.5)) if c > 0 else 0.0
+
+
+def _fit(gram: NDArray[np.float64], moment: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Least squares without negative coefficients: the most negative one is set to 0 until none is left."""
+    kept = [0, 1, 2]
+    while kept:
+        square = gram[np.ix_(kept, kept)]
+        solution = np.linalg.solve(square + RIDGE * np.trace(square) * np.eye(len(kept)), moment[kept])
+        if solution.min() >= 0:
+            coefficients = np.zeros(3)
+            coefficients[kept] = solution
+            return coefficients
+        del kept[int(solution.argmin())]
+    return np.zeros(3)
