@@ -21,11 +21,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from guardhouse.config import Settings
 from guardhouse.engine.engine import EngineStats
 from guardhouse.server.auth import KeyRing, presented_key, refuse_open_server
+from guardhouse.server.binding import BindingRoutes
+from guardhouse.server.catalogue import CatalogueRoutes
 from guardhouse.server.inference import Inference
 from guardhouse.server.metrics import Metrics
 from guardhouse.server.openapi import Endpoint, JsonSchema, document
 from guardhouse.server.reply import REQUEST_ID_HEADER, edge_error, json_reply
 from guardhouse.server.service import GuardLoader, ModelService
+from guardhouse.server.unwrap import Unwrap
 from guardhouse.server.workers_ai import RunRoute
 
 PUBLIC_PATHS = frozenset({"/health"})
@@ -58,11 +61,17 @@ def build_app(service: ModelService, settings: Settings, when_settled: Callable[
         yield
         service.close()
 
-    endpoints = [*own_endpoints(service, metrics), *RunRoute(Inference(service, settings, metrics)).endpoints()]
+    inference = Inference(service, settings, metrics)
+    endpoints = [
+        *own_endpoints(service, metrics),
+        *RunRoute(inference).endpoints(),
+        *CatalogueRoutes(service).endpoints(),
+        *BindingRoutes(inference).endpoints(),
+    ]
     endpoints.append(openapi_endpoint(endpoints))
     app = Starlette(
         routes=[route for endpoint in endpoints for route in endpoint.routes()],
-        middleware=[Middleware(AccessLog, metrics=metrics), Middleware(KeyCheck, keys=keys)],
+        middleware=[Middleware(Unwrap), Middleware(AccessLog, metrics=metrics), Middleware(KeyCheck, keys=keys)],
         exception_handlers={404: unknown_route, 405: wrong_method},
         lifespan=lifespan,
     )

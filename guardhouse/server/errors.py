@@ -28,7 +28,7 @@ from guardhouse.errors import (
     UnknownModel,
     VerdictError,
 )
-from guardhouse.server.reply import REQUEST_ID_HEADER, json_reply, service_error
+from guardhouse.server.reply import REQUEST_ID_HEADER, BindingError, json_reply, service_error
 
 CLIENT_CLOSED_REQUEST = 499  # nobody is there to read it: for the log and the metrics only
 
@@ -47,6 +47,14 @@ class LoraUnsupported(GuardhouseError):
     def __init__(self, model: str) -> None:
         super().__init__(model)
         self.model = model
+
+
+class MissingPart(GuardhouseError):
+    """A header, or a part of the body, is not there."""
+
+
+class DeprecatedSdk(GuardhouseError):
+    """The caller speaks a version of the binding's protocol that is no longer served."""
 
 
 class ModelUnavailable(GuardhouseError):
@@ -108,6 +116,8 @@ TABLE: dict[type[Exception], Failure | Callable[[Any], Failure]] = {
     ContextOverflow: _context_overflow,
     UnknownModel: _unknown_model,
     LoraUnsupported: _lora_unsupported,
+    MissingPart: lambda error: Failure(400, 3003, "AiError", f"Request is missing headers or body: {error}"),
+    DeprecatedSdk: Failure(405, 5019, "AiError", "Request trying to use deprecated SDK version"),
     BodyTooLarge: Failure(413, 3006, "AiError", "Request is too large"),
     BodyTimeout: _TIMEOUT,
     DeadlineExceeded: _TIMEOUT,
@@ -152,14 +162,13 @@ def error_reply(error: Exception, request_id: str) -> Response:
 def binding_error_reply(error: Exception, request_id: str) -> Response:
     """The same for a Worker's binding: a flat object, whose description goes without title and request id."""
     failure = describe(error)
-    body = {
-        "name": "AiError",
-        "internalCode": failure.code,
-        "httpCode": failure.status,
-        "message": failure.message(request_id),
-        "description": failure.description,
-        "requestId": request_id,
-    }
+    body = BindingError(
+        internal_code=failure.code,
+        http_code=failure.status,
+        message=failure.message(request_id),
+        description=failure.description,
+        request_id=request_id,
+    )
     return json_reply(body, failure.status, {REQUEST_ID_HEADER: request_id, **failure.headers})
 
 

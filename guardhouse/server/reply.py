@@ -12,6 +12,17 @@ from starlette.responses import Response
 REQUEST_ID_HEADER = "cf-ai-req-id"
 
 
+class BindingError(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """An error as a Worker's binding reads it: the `description` alone has neither title nor request id."""
+
+    name: str = "AiError"
+    internal_code: int
+    http_code: int
+    message: str
+    description: str
+    request_id: str
+
+
 def json_reply(payload: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """Content type exactly `application/json`: with a charset, the Workers binding would hand out a stream instead."""
     return Response(
@@ -21,9 +32,11 @@ def json_reply(payload: object, status: int = 200, headers: Mapping[str, str] | 
     )
 
 
-def success_reply(result: object, request_id: str) -> Response:
-    """The envelope of an answer from the model service."""
+def success_reply(result: object, request_id: str, result_info: object = None) -> Response:
+    """The envelope of an answer from the model service; `result_info` is where a page stands in the whole."""
     envelope = {"result": result, "success": True, "errors": [], "messages": []}
+    if result_info is not None:
+        envelope["result_info"] = result_info
     return json_reply(envelope, headers={REQUEST_ID_HEADER: request_id})
 
 
