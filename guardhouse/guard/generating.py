@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from guardhouse.engine.request import Request, RequestResult, SamplingParams
-from guardhouse.guard.judging import Submit, settle
+from guardhouse.guard.judging import Submit, then
 from guardhouse.guard.streaming import TextStream
 from guardhouse.model.tokenizer import Tokenizer
 
@@ -61,23 +61,7 @@ def start_generation(task: GenerationTask, submit: Submit, tokenizer: Tokenizer)
         on_token=on_token,
         deadline=task.deadline,
     )
-    return _then(submit(request), generation)
-
-
-def _then(inner: Future[RequestResult], finish: Callable[[RequestResult], Generation]) -> Future[Generation]:
-    """A future for what `finish` makes of the result; cancelling it cancels the request behind it."""
-    outer: Future[Generation] = Future()
-
-    def run(done: Future[RequestResult]) -> None:
-        try:
-            outcome: Generation | BaseException = finish(done.result())
-        except BaseException as error:  # whatever it is, it belongs to whoever waits, not to the engine's thread
-            outcome = error
-        settle(outer, outcome)
-
-    outer.add_done_callback(lambda _: inner.cancel())
-    inner.add_done_callback(run)
-    return outer
+    return then(submit(request), generation)
 
 
 def _ignore(piece: str) -> None:

@@ -24,6 +24,7 @@ from guardhouse.errors import ContextOverflow, EngineClosed, InputError
 from guardhouse.guard.conversation import Conversation, Role, Turn, parse_guard_prompt, parse_messages, require_unicode
 from guardhouse.guard.generating import Generation, GenerationTask, OnText, start_generation
 from guardhouse.guard.judging import Case, Judging, settle
+from guardhouse.guard.labels import LabelRequest, LogProbs, label_log_probs
 from guardhouse.guard.many import submit_many
 from guardhouse.guard.policy import Policy
 from guardhouse.guard.prompt import FrameStore, PromptFrame
@@ -215,6 +216,34 @@ class Guard:
         task = GenerationTask(self._generation_ids(prompt, raw=raw), sampling, on_text, _deadline(timeout_s))
         return start_generation(task, self._engine.submit, self._tokenizer)
 
+    def next_token_log_probs(
+        self, token_ids: Sequence[int], labels: Sequence[int], *, timeout_s: float | None = None
+    ) -> Future[LogProbs]:
+        """[len(labels)]: log P of each of these tokens coming next, over the whole vocabulary."""
+        request = LabelRequest(token_ids, labels, _deadline(timeout_s))
+        return label_log_probs(request, self._engine.submit, self._tokenizer.vocab_size)
+
+    def prompt_ids(self, conversation: Judged, *, policy: Policy | None = None) -> list[int]:
+        """The token ids that judging this conversation would begin with."""
+        conversation = _conversation(conversation)
+        return self._frame(conversation, policy).ids(conversation.turns)
+
+    def policy_of(self, conversation: Judged, *, policy: Policy | None = None) -> Policy:
+        """The policy that judges this conversation: a system message's, else `policy`, else the checkpoint's own."""
+        conversation = _conversation(conversation)
+        if conversation.policy_text is not None:
+            return Policy.parse(conversation.policy_text)
+        return policy or self._frames.default_policy
+
+    @property
+    def default_policy(self) -> Policy:
+        """The checkpoint's own."""
+        return self._frames.default_policy
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self._tokenizer
+
     def count_tokens(self, text: str) -> int:
         return len(self._tokenizer.encode(text))
 
@@ -235,9 +264,7 @@ class Guard:
         self.close()
 
     def _frame(self, conversation: Conversation, policy: Policy | None) -> PromptFrame:
-        if conversation.policy_text is not None:
-            policy = Policy.parse(conversation.policy_text)
-        return self._frames.frame(conversation.judged.role, policy)
+        return self._frames.frame(conversation.judged.role, self.policy_of(conversation, policy=policy))
 
     def _checked_threshold(self, threshold: float | None) -> float:
         """NaN would be no score's equal and pass everything."""

@@ -163,3 +163,19 @@ def settle(future: Future[T], outcome: T | BaseException) -> None:
             future.set_result(outcome)
     except InvalidStateError:
         pass  # cancelled meanwhile: nobody waits
+
+
+def then(inner: Future[RequestResult], finish: Callable[[RequestResult], T]) -> Future[T]:
+    """A future for what `finish` makes of the result; cancelling it cancels the request behind it."""
+    outer: Future[T] = Future()
+
+    def run(done: Future[RequestResult]) -> None:
+        try:
+            outcome: T | BaseException = finish(done.result())
+        except BaseException as error:  # whatever it is, it belongs to whoever waits, not to the engine's thread
+            outcome = error
+        settle(outer, outcome)
+
+    outer.add_done_callback(lambda _: inner.cancel())
+    inner.add_done_callback(run)
+    return outer

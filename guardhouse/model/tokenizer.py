@@ -73,6 +73,13 @@ class Tokenizer:
         """The id of exactly this piece ("▁safe"), or None."""
         return self.plain.token_to_id(piece)
 
+    def token(self, token_id: int) -> str:
+        """The piece behind an id ("▁safe"). Raises InputError for an id that is none."""
+        piece = self.plain.id_to_token(token_id)
+        if piece is None:
+            raise InputError("a token id is outside the vocabulary")
+        return str(piece)
+
     def encode(self, text: str, *, bos: bool = False) -> list[int]:
         """A caller's text: whatever it looks like, it is text."""
         return self._with_bos(_encode(self.plain, text), bos)

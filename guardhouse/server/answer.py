@@ -8,24 +8,20 @@ threshold, splits long texts into windows and knows its score. So a caller gets 
 schema's default temperature (0.6) is not applied: a verdict must not be random.
 """
 
-import asyncio
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, TypeVar
 
 from guardhouse.engine.request import SamplingParams
 from guardhouse.errors import InputError
 from guardhouse.guard.guard import Guard
 from guardhouse.guard.verdict import Verdict
 from guardhouse.server.schema import RunInput, RunOutput, Usage
+from guardhouse.server.submission import result_of
 
 MIN_VERDICT_TOKENS = 16  # a smaller max_tokens may cut a verdict short: then it is a generation of that many tokens
 MIN_TEMPERATURE = 1e-3  # below, logits divided by it overflow or leave one token anyway: greedy
 MIN_TOP_P = 1e-6  # 0 is legal on the wire: the likeliest token stays
-OFF_LOOP_CHARS = 16384  # texts from here on are cut into tokens beside the event loop, not on it
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,39 +66,21 @@ async def answer(guard: Guard, run: RunInput, timeout_s: float, on_text: Callabl
 
     size = _num_chars(run)
     if is_judgement(run, sampling):
-        verdict = await _result(judge, size)
+        verdict = await result_of(judge, size)
         on_text(verdict.text)
         usage = _usage(verdict.num_prompt_tokens, guard.count_tokens(verdict.text))
         return Answer(RunOutput(verdict.text, usage, verdict.as_dict()), verdict)
 
     prompt = run.messages if run.prompt is None else run.prompt
-    generation = await _result(
+    generation = await result_of(
         lambda: guard.generate(prompt, raw=run.raw, sampling=sampling, on_text=on_text, timeout_s=timeout_s), size
     )
     usage = _usage(generation.num_prompt_tokens, generation.num_completion_tokens)
     text = generation.text.strip()
     if run.raw:
         return Answer(RunOutput(text, usage), None)
-    verdict = await _result(judge, size)  # cheap: the engine still has the prompt's keys and values
+    verdict = await result_of(judge, size)  # cheap: the engine still has the prompt's keys and values
     return Answer(RunOutput(text, usage, verdict.as_dict()), verdict)
-
-
-async def _result(submit: Callable[[], "Future[T]"], num_chars: int) -> T:
-    """Submit and wait; a cancellation reaches the guard's future, even one that is still being submitted."""
-    if num_chars < OFF_LOOP_CHARS:
-        return await asyncio.wrap_future(submit())
-    submission = asyncio.get_running_loop().run_in_executor(None, submit)
-    try:
-        future = await asyncio.shield(submission)
-    except asyncio.CancelledError:
-        submission.add_done_callback(_cancel_result)
-        raise
-    return await asyncio.wrap_future(future)
-
-
-def _cancel_result(submission: "asyncio.Future[Future[Any]]") -> None:
-    if not submission.cancelled() and submission.exception() is None:
-        submission.result().cancel()
 
 
 def _usage(num_prompt_tokens: int, num_completion_tokens: int) -> Usage:

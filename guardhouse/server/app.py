@@ -9,7 +9,6 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 
 from starlette.applications import Starlette
 from starlette.datastructures import Headers, MutableHeaders
@@ -23,10 +22,14 @@ from guardhouse.engine.engine import EngineStats
 from guardhouse.server.auth import KeyRing, presented_key, refuse_open_server
 from guardhouse.server.binding import BindingRoutes
 from guardhouse.server.catalogue import CatalogueRoutes
+from guardhouse.server.context import Handlers
+from guardhouse.server.dialect import edge_reply
 from guardhouse.server.inference import Inference
+from guardhouse.server.info import installed_version
 from guardhouse.server.metrics import Metrics
 from guardhouse.server.openapi import Endpoint, JsonSchema, document
-from guardhouse.server.reply import REQUEST_ID_HEADER, edge_error, json_reply
+from guardhouse.server.reply import REQUEST_ID_HEADER, json_reply
+from guardhouse.server.routes import call_endpoints
 from guardhouse.server.service import GuardLoader, ModelService
 from guardhouse.server.unwrap import Unwrap
 from guardhouse.server.workers_ai import RunRoute
@@ -67,6 +70,7 @@ def build_app(service: ModelService, settings: Settings, when_settled: Callable[
         *RunRoute(inference).endpoints(),
         *CatalogueRoutes(service).endpoints(),
         *BindingRoutes(inference).endpoints(),
+        *call_endpoints(Handlers(service, settings, metrics)),
     ]
     endpoints.append(openapi_endpoint(endpoints))
     app = Starlette(
@@ -155,20 +159,14 @@ def health_reply(service: ModelService) -> Response:
     )
 
 
-def installed_version() -> str:
-    try:
-        return version("guardhouse")
-    except PackageNotFoundError:  # run from a source tree that was never installed
-        return "unknown"
-
-
-async def unknown_route(_: Request, __: Exception) -> Response:
-    return edge_error(400, 7000, "No route for that URI")
+async def unknown_route(request: Request, _: Exception) -> Response:
+    return edge_reply(request.url.path, 400, 7000, "No route for that URI")
 
 
 async def wrong_method(request: Request, error: Exception) -> Response:
     allowed = getattr(error, "headers", None) or {}
-    return edge_error(405, 7001, f"{request.method} not supported for requested URI.", allowed)
+    words = f"{request.method} not supported for requested URI."
+    return edge_reply(request.url.path, 405, 7001, words, allowed)
 
 
 class KeyCheck:
@@ -184,9 +182,9 @@ class KeyCheck:
         try:
             key = presented_key(Headers(scope=scope))
         except ValueError:
-            return await edge_error(400, 6003, "Invalid request headers")(scope, receive, send)
+            return await edge_reply(scope["path"], 400, 6003, "Invalid request headers")(scope, receive, send)
         if key is None or not self._keys.accepts(key):
-            return await edge_error(401, 10000, "Authentication error")(scope, receive, send)
+            return await edge_reply(scope["path"], 401, 10000, "Authentication error")(scope, receive, send)
         return await self._app(scope, receive, send)
 
 

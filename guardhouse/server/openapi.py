@@ -25,7 +25,11 @@ REF = "#/components/schemas/{name}"
 PATH_PARAMETER = re.compile(r"\{(\w+)(?::\w+)?\}")
 BODY_ERRORS = {400: "The body, an id or the route is wrong", 401: "No key, or a wrong one", 405: "Wrong method"}
 BODY_ERRORS |= {408: "Not answered in time", 413: "Body or text too large", 429: "Busy: see Retry-After"}
-BODY_ERRORS |= {404: "No such account", 500: "The model failed", 503: "The model is loading: see Retry-After"}
+BODY_ERRORS |= {
+    404: "No such account, model or URL",
+    500: "The model failed",
+    503: "The model is loading: see Retry-After",
+}
 
 
 class ErrorItem(msgspec.Struct):
@@ -42,6 +46,21 @@ class ErrorEnvelope(msgspec.Struct):
     errors: list[ErrorItem]
     messages: list[Any]
     result: dict[str, Any] | None
+
+
+class OpenAIErrorItem(msgspec.Struct):
+    """What went wrong, in OpenAI's words."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class OpenAIErrorBody(msgspec.Struct):
+    """Every refusal of a route that OpenAI's clients and their relatives call."""
+
+    error: OpenAIErrorItem
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +85,7 @@ class Endpoint:
     is_enveloped: bool = False  # {"result": …, "success": true, "errors": [], "messages": []}
     is_streamed: bool = False  # may also answer with server-sent events
     also: Mapping[int, Shape] = field(default_factory=dict)  # bodies of further statuses
+    error: type = ErrorEnvelope  # or OpenAIErrorBody
     is_public: bool = False  # needs no key even where keys are set
 
     def routes(self) -> list[Route]:
@@ -77,7 +97,7 @@ def document(endpoints: Iterable[Endpoint], version: str) -> JsonSchema:
     endpoints = list(endpoints)
     structs: list[type] = [ErrorEnvelope]
     for endpoint in endpoints:
-        shapes = (endpoint.body, endpoint.result, *endpoint.also.values())
+        shapes = (endpoint.body, endpoint.result, endpoint.error, *endpoint.also.values())
         structs += [shape for shape in shapes if isinstance(shape, type) and shape not in structs]
     _, components = msgspec.json.schema_components(structs, ref_template=REF)
     paths: dict[str, JsonSchema] = {}
@@ -132,7 +152,7 @@ def _responses(endpoint: Endpoint) -> dict[str, JsonSchema]:
     responses = {"200": {"description": "Done", "content": content}}
     errors = {} if endpoint.is_public else BODY_ERRORS
     for status, text in errors.items():
-        schema = _schema(endpoint.also.get(status, ErrorEnvelope))
+        schema = _schema(endpoint.also.get(status, endpoint.error))
         responses[str(status)] = {"description": text, "content": {"application/json": {"schema": schema}}}
     for status, shape in endpoint.also.items():
         if str(status) not in responses:

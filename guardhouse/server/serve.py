@@ -14,7 +14,8 @@ from starlette.types import ASGIApp
 from guardhouse.config import Settings
 from guardhouse.errors import ConfigError, GuardhouseError
 from guardhouse.guard.guard import GuardInfo
-from guardhouse.server.app import build_app, installed_version
+from guardhouse.server.app import build_app
+from guardhouse.server.info import installed_version
 from guardhouse.server.service import GuardLoader, ModelService
 
 GRACE_S = 10  # seconds that running requests get when the server is told to stop

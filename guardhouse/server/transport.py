@@ -89,3 +89,10 @@ class EventStream(Response):
         async for event in self._rest:
             await send({"type": "http.response.body", "body": event, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+class LineStream(EventStream):
+    """The same with lines of JSON, each sent as soon as it is known; the first may be long in coming."""
+
+    def __init__(self, lines: AsyncGenerator[bytes, None], headers: dict[str, str]) -> None:
+        super().__init__(b"", lines, {"content-type": "application/x-ndjson", **headers})

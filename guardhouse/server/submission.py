@@ -1,0 +1,35 @@
+"""Wait on the event loop for work that the guard does elsewhere.
+
+Knows: futures, threads, cancellation.
+Never knows: what is asked or answered.
+"""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+OFF_LOOP_CHARS = 16384  # texts from here on are cut into tokens beside the event loop, not on it
+
+T = TypeVar("T")
+
+
+async def result_of(submit: Callable[[], "Future[T]"], num_chars: int) -> T:
+    """Submit and wait; a cancellation reaches the guard's future, even one that is still being submitted.
+
+    `num_chars`: how much text `submit` has to cut into tokens.
+    """
+    if num_chars < OFF_LOOP_CHARS:
+        return await asyncio.wrap_future(submit())
+    submission = asyncio.get_running_loop().run_in_executor(None, submit)
+    try:
+        future = await asyncio.shield(submission)
+    except asyncio.CancelledError:
+        submission.add_done_callback(_cancel_result)
+        raise
+    return await asyncio.wrap_future(future)
+
+
+def _cancel_result(submission: "asyncio.Future[Future[Any]]") -> None:
+    if not submission.cancelled() and submission.exception() is None:
+        submission.result().cancel()
