@@ -48,6 +48,8 @@ format: $(VENV)/installed-dev ## rewrite the sources in the house format
 
 bench: $(VENV)/installed-dev ## run the benchmarks that need no large checkpoint
 	$(BIN)/python -m benchmarks.kernels
+	$(BIN)/python -m benchmarks.engine
+	$(BIN)/python -m benchmarks.http
 
 clean: ## remove everything that these targets made
 	rm -rf $(VENV) build dist tests/node/node_modules guardhouse/ops/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis
