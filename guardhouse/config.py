@@ -34,6 +34,12 @@ def default_cache_dir(environ: Mapping[str, str] | None = None) -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "guardhouse"
 
 
+def default_data_dir(environ: Mapping[str, str] | None = None) -> Path:
+    """`$XDG_DATA_HOME/guardhouse`, else `~/.local/share/guardhouse`."""
+    base = (os.environ if environ is None else environ).get("XDG_DATA_HOME")
+    return (Path(base) if base else Path.home() / ".local" / "share") / "guardhouse"
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a user may choose. Never mutated; a derived value gets its own name.
 
@@ -77,6 +83,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     cache_dir: Annotated[
         Path, Meta(description="packed weights, pinned prefixes and pulled models [default: ~/.cache/guardhouse]")
     ] = msgspec.field(default_factory=default_cache_dir)
+    data_dir: Annotated[
+        Path,
+        Meta(description="what must survive a restart: adapters, stored jobs [default: ~/.local/share/guardhouse]"),
+    ] = msgspec.field(default_factory=default_data_dir)
+    job_retention_s: Annotated[float, Meta(gt=0, description="seconds for which a stored job's results are kept")] = (
+        86400.0
+    )
+    job_queue_mib: Annotated[PositiveInt, Meta(description="stored requests that may wait; more are answered 429")] = (
+        1024
+    )
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Meta(description="least severe lines to log; never any text")
     ] = "info"
@@ -130,7 +146,7 @@ def load_settings(flags: Mapping[str, object], environ: Mapping[str, str], file:
     9000
     """
     specs = {spec.name: spec for spec in setting_specs()}
-    values: dict[str, object] = {"cache_dir": default_cache_dir(environ)}
+    values: dict[str, object] = {"cache_dir": default_cache_dir(environ), "data_dir": default_data_dir(environ)}
     for source, name, value in _given_values(flags, environ, file):
         if name not in specs:
             raise ConfigError(f"unknown setting: {source}")

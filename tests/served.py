@@ -90,7 +90,16 @@ def serving(app: Any) -> Iterator[str]:
 @contextmanager
 def served(model: Path, **fields: Any) -> Iterator[Served]:
     """Serve this checkpoint under these settings, once it has loaded."""
-    settings = Settings(**{"model": str(model), "device": "auto", "threads": 1, "cache_dir": model / "cache", **fields})
+    settings = Settings(
+        **{
+            "model": str(model),
+            "device": "auto",
+            "threads": 1,
+            "cache_dir": model / "cache",
+            "data_dir": model / "data",
+            **fields,
+        }
+    )
     loaded: list[Guard] = []
 
     def load_guard(progress: Callable[[int, int], None]) -> Guard:

@@ -8,7 +8,8 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from functools import cache
+from functools import cache, partial
+from pathlib import Path
 
 from starlette.applications import Starlette
 from starlette.datastructures import Headers, MutableHeaders
@@ -19,6 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from guardhouse.config import Settings
 from guardhouse.engine.engine import EngineStats
+from guardhouse.server import jobs as batches
 from guardhouse.server.auth import KeyRing, presented_key, refuse_open_server
 from guardhouse.server.binding import BindingRoutes
 from guardhouse.server.catalogue import CatalogueRoutes
@@ -26,6 +28,8 @@ from guardhouse.server.context import Handlers
 from guardhouse.server.dialect import edge_reply
 from guardhouse.server.inference import Inference
 from guardhouse.server.info import installed_version
+from guardhouse.server.job_runner import JobRunner
+from guardhouse.server.job_store import JobStore
 from guardhouse.server.metrics import Metrics
 from guardhouse.server.openapi import Endpoint, JsonSchema, document
 from guardhouse.server.reply import REQUEST_ID_HEADER, json_reply
@@ -34,6 +38,7 @@ from guardhouse.server.service import GuardLoader, ModelService
 from guardhouse.server.unwrap import Unwrap
 from guardhouse.server.workers_ai import RunRoute
 
+JOBS_FILE = "jobs.sqlite3"  # in the data folder
 PUBLIC_PATHS = frozenset({"/health"})
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 HEALTH_SCHEMA: JsonSchema = {
@@ -57,14 +62,17 @@ def build_app(service: ModelService, settings: Settings, when_settled: Callable[
     keys = KeyRing.from_settings(settings)
     refuse_open_server(settings, keys)
     metrics = Metrics(lambda: _engine_stats(service))
+    jobs = JobRunner(partial(open_job_store, settings), settings.data_dir / JOBS_FILE)
+    inference = Inference(service, settings, metrics, jobs)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         service.start(when_settled)
+        await jobs.start({batches.KIND: inference.run_stored})
         yield
+        await jobs.close()
         service.close()
 
-    inference = Inference(service, settings, metrics)
     endpoints = [
         *own_endpoints(service, metrics),
         *RunRoute(inference).endpoints(),
@@ -81,6 +89,10 @@ def build_app(service: ModelService, settings: Settings, when_settled: Callable[
     )
     app.router.redirect_slashes = False
     return app
+
+
+def open_job_store(settings: Settings, path: Path) -> JobStore:
+    return JobStore(path, settings.job_retention_s, settings.job_queue_mib << 20)
 
 
 def own_endpoints(service: ModelService, metrics: Metrics) -> list[Endpoint]:

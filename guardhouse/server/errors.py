@@ -57,6 +57,10 @@ class DeprecatedSdk(GuardhouseError):
     """The caller speaks a version of the binding's protocol that is no longer served."""
 
 
+class UnknownJob(GuardhouseError):
+    """No stored job of that id: it never was, or its results have expired."""
+
+
 class ModelUnavailable(GuardhouseError):
     """The model is still loading, or could not be loaded."""
 
@@ -115,6 +119,7 @@ TABLE: dict[type[Exception], Failure | Callable[[Any], Failure]] = {
     PolicyError: _bad_input,
     ContextOverflow: _context_overflow,
     UnknownModel: _unknown_model,
+    UnknownJob: Failure(404, 5006, "Bad input", "Error: no such request_id, or its results have expired"),
     LoraUnsupported: _lora_unsupported,
     MissingPart: lambda error: Failure(400, 3003, "AiError", f"Request is missing headers or body: {error}"),
     DeprecatedSdk: Failure(405, 5019, "AiError", "Request trying to use deprecated SDK version"),

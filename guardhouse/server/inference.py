@@ -17,12 +17,16 @@ from guardhouse.guard.guard import Guard
 from guardhouse.server import sse
 from guardhouse.server.answer import Answer, answer
 from guardhouse.server.errors import LoraUnsupported, describe
+from guardhouse.server.job_runner import JobRunner
+from guardhouse.server.jobs import StoredInput, is_queued, submit_or_poll
 from guardhouse.server.metrics import Metrics
 from guardhouse.server.reply import REQUEST_ID_HEADER
 from guardhouse.server.schema import RUN_INPUT_SCHEMA, RunInput
 from guardhouse.server.service import ModelService
 from guardhouse.server.transport import EventStream, while_connected
 from guardhouse.server.validate import validate
+
+STORED_TIMEOUT_S = 3600.0  # nobody waits for a stored input at the other end of a line
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,16 +43,17 @@ class Call:
 class Inference:
     """Runs questions on the one guard of this server."""
 
-    def __init__(self, service: ModelService, settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, service: ModelService, settings: Settings, metrics: Metrics, jobs: JobRunner) -> None:
         self._service = service
+        self._jobs = jobs
         self.timeout_s = settings.request_timeout_s
         self._metrics = metrics
 
     async def run(self, call: Call) -> object:
         """The bare result, ready for JSON, or an EventStream. Every error up to a stream's first event is raised."""
-        guard = self._service.guard
-        if call.model not in self._service.names:
-            raise UnknownModel(call.model)
+        guard = self._guard(call.model)
+        if is_queued(call.inputs, call.options):
+            return await submit_or_poll(self._jobs, call.model, call.inputs, parse_input)
         run = parse_input(call.inputs)
         if run.lora:
             raise LoraUnsupported(call.model)
@@ -59,6 +64,20 @@ class Inference:
         events = self._events(guard, run, call.request_id)
         first = await while_connected(call.receive, anext(events))
         return EventStream(first, events, {REQUEST_ID_HEADER: call.request_id})
+
+    async def run_stored(self, request: bytes) -> bytes:
+        """A stored job's item (jobs.StoredInput as JSON) to its RunOutput as JSON."""
+        stored = msgspec.json.decode(request, type=StoredInput)
+        guard, run = self._guard(stored.model), parse_input(stored.inputs)
+        found = await answer(guard, run, STORED_TIMEOUT_S, _ignore)
+        self._count(found)
+        return msgspec.json.encode(found.output)
+
+    def _guard(self, model: str) -> Guard:
+        guard = self._service.guard
+        if model not in self._service.names:
+            raise UnknownModel(model)
+        return guard
 
     async def _events(self, guard: Guard, run: RunInput, request_id: str) -> AsyncGenerator[bytes, None]:
         """Text events as the answer grows, then usage and [DONE]. After an error neither: a client must see the cut."""

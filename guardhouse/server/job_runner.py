@@ -49,17 +49,18 @@ class JobRunner:
     The database is created with the first job, so that nobody finds files of a feature they never used.
     """
 
-    def __init__(self, handlers: Mapping[str, Handler], path: Path, open_store: Callable[[Path], JobStore]) -> None:
-        self._handlers = handlers
-        self._path = path
+    def __init__(self, open_store: Callable[[Path], JobStore], path: Path) -> None:
         self._open_store = open_store
+        self._path = path
+        self._handlers: Mapping[str, Handler] = {}
         self._store: JobStore | None = None
         self._opening = asyncio.Lock()
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
-    async def start(self) -> None:
-        """Go on with what an earlier process left, if there is anything."""
+    async def start(self, handlers: Mapping[str, Handler]) -> None:
+        """Say what runs each kind of job, and go on with what an earlier process left, if there is anything."""
+        self._handlers = handlers
         if self._path.exists():
             await self._opened()
 
@@ -128,10 +129,10 @@ class JobRunner:
             done, _ = await asyncio.wait({woken, *running}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             woken.cancel()
-        outcomes = [task.result() for task in running if task in done]
-        if outcomes:
-            await asyncio.to_thread(store.record, outcomes)
-        for task in done & running.keys():
+        finished = [task for task in running if task in done]
+        if finished:
+            await asyncio.to_thread(store.record, [task.result() for task in finished])
+        for task in finished:
             del running[task]
 
     async def _answer(self, item: Item) -> Outcome:
@@ -162,4 +163,6 @@ def _give_up_hopeless(store: JobStore) -> None:
     items = store.hopeless()
     if items:
         logger.error("%d stored requests are given up: the server ended each time they ran", len(items))
-        store.record([Outcome(item, False, failed_result(RuntimeError("the server ended while it ran"))) for item in items])
+        store.record(
+            [Outcome(item, False, failed_result(RuntimeError("the server ended while it ran"))) for item in items]
+        )

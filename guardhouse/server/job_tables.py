@@ -46,7 +46,8 @@ CREATE TABLE IF NOT EXISTS items (
 );
 CREATE INDEX IF NOT EXISTS waiting ON items (job, position) WHERE request IS NOT NULL AND NOT is_claimed;
 CREATE INDEX IF NOT EXISTS claimed ON items (number) WHERE is_claimed;
-CREATE INDEX IF NOT EXISTS suspect ON items (num_attempts, number) WHERE request IS NOT NULL AND NOT is_claimed AND num_attempts >= 3;
+CREATE INDEX IF NOT EXISTS suspect ON items (num_attempts, number)
+WHERE request IS NOT NULL AND NOT is_claimed AND num_attempts >= 3;
 CREATE TRIGGER IF NOT EXISTS a_result_is_final BEFORE UPDATE OF result ON items WHEN OLD.result IS NOT NULL
 BEGIN SELECT RAISE(ABORT, 'a result is recorded once'); END;
 """

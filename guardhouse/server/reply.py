@@ -32,12 +32,12 @@ def json_reply(payload: object, status: int = 200, headers: Mapping[str, str] | 
     )
 
 
-def success_reply(result: object, request_id: str, result_info: object = None) -> Response:
+def success_reply(result: object, request_id: str, result_info: object = None, status: int = 200) -> Response:
     """The envelope of an answer from the model service; `result_info` is where a page stands in the whole."""
     envelope = {"result": result, "success": True, "errors": [], "messages": []}
     if result_info is not None:
         envelope["result_info"] = result_info
-    return json_reply(envelope, headers={REQUEST_ID_HEADER: request_id})
+    return json_reply(envelope, status, {REQUEST_ID_HEADER: request_id})
 
 
 def service_error(status: int, code: int, message: str, headers: Mapping[str, str]) -> Response:

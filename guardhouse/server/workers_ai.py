@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from guardhouse.server.errors import error_reply, reply_or_error
 from guardhouse.server.inference import Call, Inference
+from guardhouse.server.jobs import QueuedJob
 from guardhouse.server.openapi import Endpoint
 from guardhouse.server.reply import success_reply
 from guardhouse.server.schema import RUN_INPUT_SCHEMA, RunOutput
@@ -37,6 +38,7 @@ class RunRoute:
             result=RunOutput,
             is_enveloped=True,
             is_streamed=True,
+            also={202: QueuedJob},
         )
         return [run]
 
@@ -49,4 +51,6 @@ class RunRoute:
         model = request.path_params["model"].strip("/")
         call = Call(model, decode_json(body), request.query_params, request_id, request.receive)
         result = await self._inference.run(call)
-        return result if isinstance(result, Response) else success_reply(result, request_id)
+        if isinstance(result, Response):
+            return result
+        return success_reply(result, request_id, status=202 if isinstance(result, QueuedJob) else 200)
