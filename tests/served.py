@@ -6,7 +6,6 @@ Never knows: what is tested.
 The weights know nothing about safety; tests that use them ask about the protocol only.
 """
 
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +23,7 @@ from guardhouse.config import Settings
 from guardhouse.guard.guard import Guard
 from guardhouse.model.tokenizer import Tokenizer
 from guardhouse.server.app import create_app
+from guardhouse.server.serve import listen
 
 ALIAS = "@hf/thebloke/llamaguard-7b-awq"
 RUN = f"/client/v4/accounts/local/ai/run/{ALIAS}"
@@ -76,7 +76,7 @@ def wait_for(condition: Callable[[], bool], timeout_s: float = 10.0) -> bool:
 @contextmanager
 def serving(app: Any) -> Iterator[str]:
     """Run an ASGI application on a free loopback port, in a thread; yields its address."""
-    listener = socket.create_server(("127.0.0.1", 0))
+    listener = listen("127.0.0.1", 0)
     server = uvicorn.Server(uvicorn.Config(app, log_level="error", access_log=False))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()

@@ -56,12 +56,18 @@ def uvicorn_config(app: ASGIApp) -> uvicorn.Config:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket, or a ConfigError that says why not."""
+    """A listening socket, or a ConfigError that says why not.
+
+    Accepted connections inherit TCP_NODELAY. Without it the second packet of every answer on a kept-alive connection waits
+    40 ms for the client's delayed acknowledgement; asyncio sets it only on sockets that name their protocol.
+    """
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family, backlog=2048)
+        listener = socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
         raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
 
 
 def address_of(listener: socket.socket) -> str:
