@@ -7,7 +7,16 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "guardhouse"
-LAYERS = ["cli", "server gateway bulk evaluation hub doctor", "guard", "engine", "model", "ops", "config", "errors"]
+LAYERS = [
+    "cli",
+    "server gateway bulk evaluation hub doctor client",
+    "guard",
+    "engine",
+    "model",
+    "ops",
+    "config",
+    "errors",
+]
 RANK = {name: rank for rank, row in enumerate(LAYERS) for name in row.split()}
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -21,3 +21,8 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
 
 def test_importing_the_server_and_the_cli_loads_nothing_heavy() -> None:
     assert not loaded_modules("import guardhouse.cli, guardhouse.server.app") & HEAVY
+
+
+def test_the_http_client_loads_only_when_it_is_asked_for() -> None:
+    assert "httpx2" not in loaded_modules("import guardhouse; guardhouse.Guard")
+    assert "httpx2" in loaded_modules("import guardhouse; guardhouse.Client")
