@@ -9,11 +9,13 @@ GuardhouseError
 ├── BackendError           the asked-for device cannot be used on this machine
 ├── PolicyError            a policy file, category list or code is malformed
 ├── InputError             the caller's text or conversation cannot be judged as it stands
-│   └── ContextOverflow    more tokens than the model's window
+│   ├── ContextOverflow    more tokens than the model's window
+│   └── SchemaError        a JSON Schema or grammar that no text can be held to, or that is too costly
 ├── UnknownModel           no model of that name is served here
 ├── QueueFull              too many requests wait; try again after `retry_after_s`
 ├── DeadlineExceeded       the request's time was up before its answer was ready
 ├── EngineClosed           the engine was shut down or failed while the request was in it
+├── SchemaUnmet            the model's text ended before it met the schema it was held to
 └── VerdictError           the model's answer is no verdict (NaN, low mass, unknown code); never read as safe
 """
 
@@ -49,6 +51,14 @@ class ContextOverflow(InputError):
         super().__init__(f"{num_tokens} tokens do not fit the window of {window}")
         self.num_tokens = num_tokens
         self.window = window
+
+
+class SchemaError(InputError):
+    """A JSON Schema or grammar that no text can be held to, or that costs too much."""
+
+
+class SchemaUnmet(GuardhouseError):
+    """The model's text ended, or its grammar grew too costly, before the schema was met."""
 
 
 class UnknownModel(GuardhouseError):

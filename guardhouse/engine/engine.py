@@ -162,6 +162,8 @@ class Engine:
             raise InputError("a token id is outside the vocabulary")
         if any(not 0 <= position < len(token_ids) for position in request.logit_positions):
             raise InputError("a logit position is outside the prompt")
+        if not 0 <= (request.num_logprobs or 0) <= self._vocab_size:
+            raise InputError("num_logprobs must be between 0 and the size of the vocabulary")
         max_tokens = 0
         if request.sampling is not None:
             validate_sampling(request.sampling)

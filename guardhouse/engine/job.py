@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from guardhouse.engine.kv_cache import SavedPrefix
-from guardhouse.engine.request import Request, RequestResult, SamplingParams
-from guardhouse.engine.sampler import Sampler, validate_sampling
+from guardhouse.engine.request import Drawn, Request, RequestResult, SamplingParams
+from guardhouse.engine.sampler import Sampler, validate_sampling, with_logprobs
 from guardhouse.engine.sequence import Sequence
 from guardhouse.errors import ContextOverflow
 
@@ -49,6 +49,7 @@ class Job:
         self._rows: dict[int, Float32] = {}  # position -> logits, until the prompt is done
         self._logits: Float32 | None = None  # [len(logit_positions), vocab], from then on
         self._sampler: Sampler | None = None
+        self._drawn: list[Drawn] = []  # if log probabilities were asked for
         self._submitted_s = time.monotonic()
         self.started_s: float | None = None
 
@@ -67,14 +68,15 @@ class Job:
                 return self.result("prefill")
             self._sampler = self._new_sampler(params)
         assert self._sampler is not None, "the prompt's end made it"
-        token = self._sampler.draw(rows[-1])
+        constraint = self.request.constraint
+        token = self._sampler.draw(rows[-1], None if constraint is None else constraint.allowed())
         self.sequence.tokens.append(token)
-        if self.request.on_token is not None:
-            self.request.on_token(token)
-        if token in self._sampler.params.stop_token_ids:
+        if self._is_enough(token, rows[-1]) or token in self._sampler.params.stop_token_ids:
             return self.result("stop")
         if self._sampler.num_drawn >= self._sampler.params.max_tokens:
             return self.result("length")
+        if constraint is not None:
+            constraint.accept(token)
         return None
 
     def result(self, finish_reason: str) -> RequestResult:
@@ -88,8 +90,17 @@ class Job:
             num_cached_tokens=self.sequence.num_cached_tokens or 0,
             queue_s=self.started_s - self._submitted_s,
             run_s=time.monotonic() - self.started_s,
+            drawn=tuple(self._drawn),
             seed=None if self._sampler is None else self._sampler.seed,
         )
+
+    def _is_enough(self, token: int, logits: Float32) -> bool:
+        """Tell the caller of a token."""
+        drawn = Drawn(token)
+        if self.request.num_logprobs is not None:
+            drawn = with_logprobs(token, logits, self.request.num_logprobs)
+            self._drawn.append(drawn)
+        return self.request.on_token is not None and bool(self.request.on_token(drawn))
 
     def _decided(self, logits: Float32) -> SamplingParams | None:
         if self.request.decide is None:

@@ -6,6 +6,9 @@ Never knows: arrays' contents, text, safety.
 Submission, cancellation and closing come from any thread and only touch what `_condition` guards; all else belongs to
 the engine thread. A future is resolved outside the lock, so its callbacks may submit again.
 
+A row whose request may not draw yet, because what its grammar allows is still being worked out on another thread, is held
+here. Its sequence has nothing left to compute until then, so the others go on without it.
+
 Failures. An exception from a request's own callbacks or logits fails that request. An exception from the model step
 fails every running request with EngineClosed (cause chained), frees their blocks, and the loop goes on with those that
 wait; how many steps failed, and how many in a row up to now, is in the statistics. Any other exception is a fault of
@@ -56,9 +59,12 @@ class EngineLoop:
         self._condition = threading.Condition()
         self._inbox: list[Job] = []
         self._cancelled: list[Job] = []
+        self._unblocked: list[Job] = []  # what they may draw is known now
         self._is_closing = False
         self._unstarted: set[int] = set()  # ids of jobs that have not run yet: these count against max_queue
         self._jobs: dict[int, Job] = {}
+        self._held: dict[int, Float32] = {}  # job id -> its newest row, until it may draw
+        self._is_stuck = False  # nothing can be computed until a held job may draw
         self._deadlines: list[tuple[float, int]] = []  # a heap of (deadline, job id); finished jobs may linger in it
         self._finished_s: deque[float] = deque(maxlen=64)
         self._thread = threading.Thread(target=self._run, name="guardhouse-engine", daemon=True)
@@ -98,6 +104,11 @@ class EngineLoop:
                 self._cancelled.append(job)
                 self._condition.notify()
 
+    def _note_unblocked(self, job: Job) -> None:
+        with self._condition:
+            self._unblocked.append(job)
+            self._condition.notify()
+
     # The engine thread
 
     def _run(self) -> None:
@@ -117,20 +128,29 @@ class EngineLoop:
     def _take_in(self) -> bool:
         """Wait until there is something to do; note what arrived, was cancelled or is late. False: close."""
         with self._condition:
-            while not (self._inbox or self._cancelled or self._is_closing or self._scheduler.has_work):
-                self._scheduler.blocks.check_idle()
+            while not (self._inbox or self._cancelled or self._unblocked or self._is_closing or self._can_step):
+                if not self._scheduler.has_work:
+                    self._scheduler.blocks.check_idle()
                 self._condition.wait()
             if self._is_closing:
                 return False
             arrived, self._inbox = self._inbox, []
             cancelled, self._cancelled = self._cancelled, []
+            unblocked, self._unblocked = self._unblocked, []
+        self._is_stuck = False
         for job in arrived:
             self._add(job)
         for job in cancelled:
             if job.id in self._jobs:
                 self._drop(job, None)
+        for job in unblocked:
+            self._draw_held(job)
         self._drop_late()
         return True
+
+    @property
+    def _can_step(self) -> bool:
+        return self._scheduler.has_work and not self._is_stuck
 
     def _add(self, job: Job) -> None:
         self._jobs[job.id] = job
@@ -174,6 +194,7 @@ class EngineLoop:
             num_usable = (blocks.num_blocks - blocks.num_pinned_blocks) * blocks.block_size
             self._resolve(self._jobs[sequence.id], ContextOverflow(sequence.num_tokens, num_usable))
         if not plan.chunks:
+            self._is_stuck = bool(self._held)
             return
         for chunk in plan.chunks:
             self._start(self._jobs[chunk.sequence.id])
@@ -210,12 +231,38 @@ class EngineLoop:
             row = end
 
     def _go_on(self, job: Job, chunk: Chunk, rows: Float32) -> None:
-        """Give a job its rows, let it draw its next token, and retire it if it is done."""
+        """Give a job its rows; if they are all there and it may, let it draw its next token."""
         try:
             job.take_rows(chunk.row_positions, rows)
             self._scheduler.commit(chunk)
-            if job.sequence.num_remaining:
-                return
+        except Exception as error:
+            self._drop(job, error)
+            return
+        if job.sequence.num_remaining:
+            return
+        if self._may_draw(job):
+            self._draw(job, rows)
+        else:
+            self._held[job.id] = rows[-1:].copy()
+
+    def _may_draw(self, job: Job) -> bool:
+        """False: `_unblocked` will have the job in it once it may."""
+        constraint = job.request.constraint
+        return constraint is None or constraint.when_ready(partial(self._note_unblocked, job))
+
+    def _draw_held(self, job: Job) -> None:
+        rows = self._held.get(job.id)
+        if rows is None:
+            return
+        if job.sequence.num_remaining:  # preempted meanwhile: the row will be computed again, to the same bits
+            del self._held[job.id]
+        elif self._may_draw(job):
+            self._draw(job, rows)
+
+    def _draw(self, job: Job, rows: Float32) -> None:
+        """Let a job go on from its newest row, and retire it if it is done."""
+        self._held.pop(job.id, None)
+        try:
             result = job.next_token(rows)
             if job.pin is not None and job.pin.wants_export:
                 job.pin.exported = self._runner.export_prefix(job.sequence.block_table)
@@ -252,6 +299,7 @@ class EngineLoop:
 
     def _resolve(self, job: Job, outcome: RequestResult | Exception | None) -> None:
         self._jobs.pop(job.id, None)
+        self._held.pop(job.id, None)
         self._unstarted.discard(job.id)
         self._finished_s.append(time.monotonic())
         if not job.future.set_running_or_notify_cancel():

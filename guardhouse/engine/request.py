@@ -6,6 +6,7 @@ Never knows: text, safety, other requests.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,31 @@ class SamplingParams:
 
 
 @dataclass(frozen=True, slots=True)
+class Drawn:
+    """A token that was drawn and, where asked for, how likely the model itself made it.
+
+    Log probabilities are natural, of the raw logits: before penalties, temperature, masks.
+    """
+
+    token_id: int
+    logprob: float | None = None
+    top: tuple[tuple[int, float], ...] = ()  # (token id, log probability) of the likeliest, likeliest first
+
+
+class Constraint(Protocol):
+    """What one request may draw next. Used by the engine thread alone; nothing here may wait."""
+
+    def when_ready(self, call: Callable[[], None]) -> bool:
+        """True if `allowed` can be asked. Else `call` is called later, once, on any thread, when it can."""
+
+    def allowed(self) -> NDArray[np.bool_]:
+        """[vocab]; at least one is true. An exception fails the request."""
+
+    def accept(self, token_id: int) -> None:
+        """This token was drawn: work out, elsewhere, what may follow."""
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """Prefill `token_ids`, report the logits after some of them, then decode if `sampling` (or `decide`) says so."""
 
@@ -39,7 +65,9 @@ class Request:
     decide: Callable[[NDArray[np.float32]], SamplingParams | None] | None = None
     # called once on the engine thread after prefill with the reported rows [len(logit_positions), vocab]; what it
     # returns replaces `sampling`. It must be quick and pure; an exception from it fails this request alone.
-    on_token: Callable[[int], None] | None = None  # called on the engine thread for every generated token
+    constraint: Constraint | None = None
+    num_logprobs: int | None = None  # None: no log probabilities; n: of the drawn token and of the n likeliest
+    on_token: Callable[[Drawn], bool | None] | None = None  # called on the engine thread; True: enough, stop here
     is_follow_up: bool = False  # goes on with work that was let in before: a full queue does not refuse it
     deadline: float | None = None  # time.monotonic() value after which the request fails with DeadlineExceeded
 
@@ -55,4 +83,5 @@ class RequestResult:
     num_cached_tokens: int = 0  # prompt tokens whose keys and values were found in the cache
     queue_s: float = 0.0  # seconds between submission and the first step
     run_s: float = 0.0  # seconds between the first step and the last
+    drawn: tuple[Drawn, ...] = ()  # one per generated token, if log probabilities were asked for
     seed: int | None = field(default=None)  # the seed that was used, when tokens were drawn

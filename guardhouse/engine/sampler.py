@@ -3,9 +3,9 @@
 Knows: logits, sampling parameters, the request's own tokens.
 Never knows: other requests, batches, text.
 
-Order: penalties, temperature, top-k, top-p, draw. All in float64, with a fixed order of operations, so the same row
-gives the same token on every path. Token n of a request is drawn with number n of a counter-based generator keyed by
-the seed: what is drawn does not depend on how often the request was preempted or what ran beside it.
+Order: penalties, constraint, temperature, top-k, top-p, draw. All in float64, with a fixed order of operations, so the
+same row gives the same token on every path. Token n of a request is drawn with number n of a counter-based generator
+keyed by the seed: what is drawn does not depend on how often the request was preempted or what ran beside it.
 """
 
 import math
@@ -13,7 +13,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from guardhouse.engine.request import SamplingParams
+from guardhouse.engine.request import Drawn, SamplingParams
 from guardhouse.engine.sequence import IntArray
 from guardhouse.errors import InputError
 
@@ -54,9 +54,11 @@ class Sampler:
         self._is_seen = np.zeros(vocab_size, dtype=np.bool_)  # in prompt or output
         self._is_seen[np.array(prompt)] = True
 
-    def draw(self, logits: Float32) -> int:
-        """The next token for a row of finite logits [vocab]."""
+    def draw(self, logits: Float32, allowed: NDArray[np.bool_] | None = None) -> int:
+        """The next token for a row of finite logits [vocab]; one of the `allowed` ones, if that is given."""
         scores = self._penalized(logits)
+        if allowed is not None:
+            scores = np.where(allowed, scores, -np.inf)
         if self.params.temperature >= GREEDY_BELOW:
             token = self._random_token(scores.astype(np.float64))
         else:
@@ -116,6 +118,18 @@ def likeliest_first(tokens: TokenIds, scores: Float64) -> TokenIds:
     """Ascending tokens, sorted by falling score; equals stay in order."""
     ranked: TokenIds = tokens[np.argsort(-scores[tokens], kind="stable")]
     return ranked
+
+
+def with_logprobs(token: int, logits: Float32, num_top: int) -> Drawn:
+    """The token with its log probability under raw logits [vocab], and those of the `num_top` likeliest."""
+    scores = logits.astype(np.float64)
+    logprobs = scores - scores.max()
+    logprobs -= np.log(np.exp(logprobs).sum())
+    ranked: TokenIds = np.empty(0, np.int64)
+    if num_top:
+        least = np.partition(logprobs, -num_top)[-num_top]
+        ranked = likeliest_first(np.flatnonzero(logprobs >= least), logprobs)[:num_top]
+    return Drawn(token, float(logprobs[token]), tuple((int(one), float(logprobs[one])) for one in ranked))
 
 
 def uniform(seed: int, counter: int) -> float:

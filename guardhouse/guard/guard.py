@@ -19,10 +19,10 @@ import numpy as np
 
 from guardhouse.config import Settings
 from guardhouse.engine.engine import Engine, EngineStats
-from guardhouse.engine.request import SamplingParams
+from guardhouse.engine.grammar import Grammar, GrammarCompiler, GrammarSource
 from guardhouse.errors import ContextOverflow, EngineClosed, InputError
 from guardhouse.guard.conversation import Conversation, Role, Turn, parse_guard_prompt, parse_messages, require_unicode
-from guardhouse.guard.generating import Generation, GenerationTask, OnText, start_generation
+from guardhouse.guard.generating import GenerateOptions, Generation, GenerationTask, start_generation
 from guardhouse.guard.judging import Case, Judging, settle
 from guardhouse.guard.labels import LabelRequest, LogProbs, label_log_probs
 from guardhouse.guard.many import submit_many
@@ -77,12 +77,19 @@ class Guard:
     """
 
     def __init__(
-        self, info: GuardInfo, frames: FrameStore, engine: Engine, threshold: float, prefix_dir: Path | None
+        self,
+        info: GuardInfo,
+        frames: FrameStore,
+        engine: Engine,
+        grammars: GrammarCompiler,
+        threshold: float,
+        prefix_dir: Path | None,
     ) -> None:
         self.info = info
         self._frames = frames
         self._tokenizer = frames.tokenizer
         self._engine = engine
+        self._grammars = grammars
         self._threshold = threshold
         self._prefix_dir = prefix_dir
         self._pinned: set[Role] = set()
@@ -100,11 +107,13 @@ class Guard:
         is_embedded = str(model) == EMBEDDED
         folder = EMBEDDED_FOLDER if is_embedded else Path(model)
         checkpoint = Checkpoint.open(folder)
-        frames = FrameStore(Tokenizer.load(folder))
+        tokenizer = Tokenizer.load(folder)
+        frames = FrameStore(tokenizer)
         ops = load_ops(settings.device, settings.threads)
         window = window_of(checkpoint.config, settings)
         llama = load_llama(checkpoint, ops, settings.cache_dir, window, progress)
         engine = Engine(llama, engine_config(checkpoint, settings, window, ops.name))
+        grammars = GrammarCompiler(tokenizer.as_json, checkpoint.config.vocab_size, tokenizer.eos_token_ids)
         info = GuardInfo(
             name=EMBEDDED if is_embedded else folder.resolve().name,
             path=folder,
@@ -116,7 +125,7 @@ class Guard:
             is_embedded=is_embedded,
         )
         prefix_dir = settings.cache_dir / "prefixes" if checkpoint.num_bytes >= PINNED_FROM_BYTES else None
-        guard = cls(info, frames, engine, settings.threshold, prefix_dir)
+        guard = cls(info, frames, engine, grammars, settings.threshold, prefix_dir)
         try:
             guard._pin("user")
         except BaseException:
@@ -200,21 +209,40 @@ class Guard:
         return submit_many(lambda one: self.submit(one, **options), conversations, max_pending, progress)
 
     def generate(
-        self,
-        prompt: str | Sequence[Mapping[str, object]],
-        *,
-        sampling: SamplingParams,
-        raw: bool = False,
-        on_text: OnText | None = None,
-        timeout_s: float | None = None,
+        self, prompt: str | Sequence[Mapping[str, object]], **options: Unpack[GenerateOptions]
     ) -> Future[Generation]:
-        """Let the model write. `raw`: exactly this text; else messages, a whole guard prompt, or one user turn.
+        """Let the model write. `prompt`: messages, a whole guard prompt, or one user turn; with `raw`, exactly this text.
 
-        `on_text` gets the text piece by piece, on the engine's thread. Raises ContextOverflow where prompt and
-        max_tokens exceed the window.
+        `lead`: what the model is to have answered already; it goes on from there. `grammar`: what its text is held to
+        (see `compile_schema`). `stop`: strings before which the text ends. `num_logprobs`: report the log probability of
+        every token and of that many likeliest ones. `on_piece` gets the text piece by piece, on the engine's thread.
+        Raises InputError, ContextOverflow where prompt and max_tokens exceed the window, QueueFull or EngineClosed at
+        once; the future may raise SchemaUnmet, VerdictError or DeadlineExceeded.
         """
-        task = GenerationTask(self._generation_ids(prompt, raw=raw), sampling, on_text, _deadline(timeout_s))
+        task = GenerationTask(
+            prompt_ids=self._generation_ids(prompt, raw=options.get("raw", False), lead=options.get("lead", "")),
+            sampling=options["sampling"],
+            grammar=options.get("grammar"),
+            stop=options.get("stop", ()),
+            num_logprobs=options.get("num_logprobs"),
+            on_piece=options.get("on_piece"),
+            deadline=_deadline(options.get("timeout_s")),
+        )
         return start_generation(task, self._engine.submit, self._tokenizer)
+
+    def compile_schema(self, schema: object) -> Future[Grammar]:
+        """A JSON Schema as a grammar for `generate`. Raises SchemaError or QueueFull; so may the future, which callers
+        share: it is not to be cancelled.
+
+        >>> grammar = guard.compile_schema({"enum": ["yes", "no"]}).result()
+        >>> guard.generate("Is it?", sampling=SamplingParams(), grammar=grammar).result().text
+        '"no"'
+        """
+        return self._grammars.compile(GrammarSource.of_schema(schema))
+
+    def compile_grammar(self, lark: str) -> Future[Grammar]:
+        """The same for a grammar in llguidance's dialect of Lark."""
+        return self._grammars.compile(GrammarSource("lark", lark))
 
     def next_token_log_probs(
         self, token_ids: Sequence[int], labels: Sequence[int], *, timeout_s: float | None = None
@@ -254,6 +282,7 @@ class Guard:
         """Fail what is pending with EngineClosed and free the model."""
         self._pinner.shutdown(wait=False, cancel_futures=True)
         self._engine.close()
+        self._grammars.close()
 
     def __enter__(self) -> Self:
         return self
@@ -316,7 +345,11 @@ class Guard:
         self._engine.pin(ids, saved=saved)
         self._pinned.add(role)
 
-    def _generation_ids(self, prompt: str | Sequence[Mapping[str, object]], *, raw: bool) -> list[int]:
+    def _generation_ids(self, prompt: str | Sequence[Mapping[str, object]], *, raw: bool, lead: str) -> list[int]:
+        ids = self._prompt_ids(prompt, raw=raw)
+        return [*ids, *self._tokenizer.encode(lead)] if lead else ids
+
+    def _prompt_ids(self, prompt: str | Sequence[Mapping[str, object]], *, raw: bool) -> list[int]:
         if isinstance(prompt, str):
             whole = parse_guard_prompt(prompt, self._frames.default_policy, instruct=self._frames.is_instruct)
             if raw or whole is not None:

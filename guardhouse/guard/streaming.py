@@ -1,8 +1,10 @@
 """Generated token ids -> text, piece by piece.
 
-Knows: that one character may take several tokens, and that an answer's outer whitespace is trimmed.
+Knows: that one character may take several tokens, that an answer's outer whitespace is trimmed, stop strings.
 Never knows: what the text says, who listens.
 """
+
+from collections.abc import Sequence
 
 from guardhouse.model.tokenizer import Tokenizer
 
@@ -51,3 +53,43 @@ class TextStream:
         if body:
             self._pieces.append(body)
         return body
+
+
+class StopFinder:
+    """Ends a text before the first stop string in it.
+
+    Invariant: what `feed` returned so far is all text before what may yet be the beginning of a stop string.
+    """
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops = tuple(stop for stop in stops if stop)
+        self._held = ""
+        self.is_stopped = False
+
+    def feed(self, piece: str) -> str:
+        """What can be shown now; "" for ever once a stop string has come.
+
+        >>> finder = StopFinder(["END"]); [finder.feed(piece) for piece in ("a E", "N", "o EN", "D b")]
+        ['a ', '', 'ENo ', '']
+        """
+        if self.is_stopped:
+            return ""
+        text = self._held + piece
+        found = [start for start in map(text.find, self._stops) if start >= 0]
+        if found:
+            self.is_stopped = True
+            self._held = ""
+            return text[: min(found)]
+        num_held = max((_num_begun(text, stop) for stop in self._stops), default=0)
+        self._held = text[len(text) - num_held :]
+        return text[: len(text) - num_held]
+
+    def rest(self) -> str:
+        """What was held back and turned out to be text after all."""
+        rest, self._held = self._held, ""
+        return rest
+
+
+def _num_begun(text: str, stop: str) -> int:
+    """Characters at the end of `text` that are a beginning of `stop`."""
+    return next((n for n in range(min(len(stop) - 1, len(text)), 0, -1) if text.endswith(stop[:n])), 0)

@@ -69,6 +69,10 @@ class Tokenizer:
         """Ids this tokenizer can produce: 0 .. vocab_size - 1. A model's table may have more rows."""
         return self.plain.get_vocab_size()
 
+    def as_json(self) -> str:
+        """tokenizer.json's text."""
+        return str(self.plain.to_str())
+
     def token_id(self, piece: str) -> int | None:
         """The id of exactly this piece ("▁safe"), or None."""
         return self.plain.token_to_id(piece)

@@ -73,7 +73,10 @@ async def answer(guard: Guard, run: RunInput, timeout_s: float, on_text: Callabl
 
     prompt = run.messages if run.prompt is None else run.prompt
     generation = await result_of(
-        lambda: guard.generate(prompt, raw=run.raw, sampling=sampling, on_text=on_text, timeout_s=timeout_s), size
+        lambda: guard.generate(
+            prompt, raw=run.raw, sampling=sampling, on_piece=lambda piece: on_text(piece.text), timeout_s=timeout_s
+        ),
+        size,
     )
     usage = _usage(generation.num_prompt_tokens, generation.num_completion_tokens)
     text = generation.text.strip()

@@ -12,7 +12,7 @@ import pytest
 from fake_model import VOCAB_SIZE, FakeModel
 
 from guardhouse.engine.engine import Engine, EngineConfig
-from guardhouse.engine.request import Request, RequestResult, SamplingParams
+from guardhouse.engine.request import Drawn, Request, RequestResult, SamplingParams
 from guardhouse.errors import (
     ConfigError,
     ContextOverflow,
@@ -83,10 +83,10 @@ def test_stop_token_ends_the_text_and_is_part_of_it() -> None:
     text = greedy_text(model, (1, 2), 20)
     stop = text[3]
     with engine_of(model) as engine:
-        seen: list[int] = []
+        seen: list[Drawn] = []
         sampling = SamplingParams(max_tokens=20, stop_token_ids=frozenset([stop]))
         result = engine.submit(Request(ids(1, 2), sampling=sampling, on_token=seen.append)).result()
-    assert result.token_ids == text[: text.index(stop) + 1] == tuple(seen)
+    assert result.token_ids == text[: text.index(stop) + 1] == tuple(drawn.token_id for drawn in seen)
     assert result.finish_reason == "stop"
 
 

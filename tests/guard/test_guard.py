@@ -1,6 +1,7 @@
 """The guard end to end on the embedded checkpoint: mechanics, not judgement."""
 
 import asyncio
+import json
 import math
 from bisect import bisect
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from guardhouse import Category, Guard, Policy, Verdict
 from guardhouse.config import Settings
 from guardhouse.engine.request import SamplingParams
 from guardhouse.errors import ConfigError, ContextOverflow, EngineClosed, InputError, QueueFull, VerdictError
+from guardhouse.guard.generating import GenerateOptions, Piece
 from guardhouse.guard.verdict import AnswerIds, judge, parse_answer
 from guardhouse.guard.windows import cut_windows
 
@@ -112,10 +114,44 @@ def test_cancelling_frees_the_work(guard: Guard) -> None:
 
 def test_generated_text_arrives_whole_and_repeats_with_its_seed(guard: Guard) -> None:
     sampling = SamplingParams(max_tokens=20, temperature=3.0, seed=5)
-    pieces: list[str] = []
-    first = guard.generate("Hi", raw=True, sampling=sampling, on_text=pieces.append).result()
-    assert "".join(pieces) == first.text
+    pieces: list[Piece] = []
+    first = guard.generate("Hi", raw=True, sampling=sampling, on_piece=pieces.append).result()
+    assert "".join(piece.text for piece in pieces) == first.text
+    assert tuple(drawn.token_id for piece in pieces for drawn in piece.drawn) == first.token_ids
     assert guard.generate("Hi", raw=True, sampling=sampling).result() == first
+
+
+def test_text_under_a_grammar_meets_it_and_repeats_with_its_seed(guard: Guard) -> None:
+    grammar = guard.compile_schema({"type": "array", "items": {"enum": [1, 2, 3]}, "maxItems": 9}).result()
+    options = GenerateOptions(sampling=SamplingParams(max_tokens=40, temperature=2.0, seed=3), grammar=grammar)
+    texts = [guard.generate("Hi", **options) for _ in range(6)]  # together: none depends on the others
+    assert len({text.result().text for text in texts}) == 1
+    assert set(json.loads(texts[0].result().text)) <= {1, 2, 3}
+    assert texts[0].result().meets_grammar
+
+
+def test_text_cut_short_under_a_grammar_does_not_meet_it(guard: Guard) -> None:
+    grammar = guard.compile_schema({"const": "a long constant"}).result()
+    cut = guard.generate("Hi", sampling=SamplingParams(max_tokens=2), grammar=grammar).result()
+    assert (cut.finish_reason, cut.meets_grammar) == ("length", False)
+
+
+def test_a_lead_is_what_the_model_goes_on_from(guard: Guard) -> None:
+    sampling = SamplingParams(max_tokens=4)
+    plain = guard.generate("How do I bake bread?", sampling=sampling).result()
+    led = guard.generate("How do I bake bread?", sampling=sampling, lead="unsafe\n").result()
+    assert led.num_prompt_tokens > plain.num_prompt_tokens
+    assert led.text.startswith("O")
+
+
+def test_a_stop_string_ends_a_text_and_its_tokens(guard: Guard) -> None:
+    sampling = SamplingParams(max_tokens=40, temperature=3.0, seed=5)
+    whole = guard.generate("Hi", raw=True, sampling=sampling).result()
+    stop = whole.text[10:13]
+    cut = guard.generate("Hi", raw=True, sampling=sampling, stop=[stop]).result()
+    assert cut.text == whole.text[: whole.text.index(stop)]
+    assert cut.finish_reason == "stop"
+    assert cut.token_ids == whole.token_ids[: len(cut.token_ids)]
 
 
 def test_a_closed_guard_says_so() -> None:

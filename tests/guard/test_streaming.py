@@ -5,7 +5,7 @@ from checkpoints import write_checkpoint
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from guardhouse.guard.streaming import REPLACEMENT, TextStream
+from guardhouse.guard.streaming import REPLACEMENT, StopFinder, TextStream
 from guardhouse.model.tokenizer import Tokenizer
 
 
@@ -48,3 +48,13 @@ def test_the_pieces_are_the_text(tokenizer: Tokenizer, text: str) -> None:
 def test_any_tokens_at_all_give_pieces_that_make_up_the_text(tokenizer: Tokenizer, token_ids: list[int]) -> None:
     pieces, streamed = stream_of(tokenizer, token_ids)
     assert "".join(pieces) == streamed == streamed.strip()
+
+
+@given(st.lists(st.text("abc", max_size=4), max_size=8), st.lists(st.text("abc", min_size=1, max_size=3), max_size=3))
+def test_a_text_ends_before_its_first_stop_string_however_it_is_cut(pieces: list[str], stops: list[str]) -> None:
+    text = "".join(pieces)
+    end = min((text.find(stop) for stop in stops if stop in text), default=len(text))
+    finder = StopFinder(stops)
+    shown = [finder.feed(piece) for piece in pieces]
+    assert "".join([*shown, finder.rest()]) == text[:end]
+    assert finder.is_stopped == any(stop in text for stop in stops)
