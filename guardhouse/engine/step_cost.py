@@ -9,13 +9,16 @@ Knows: numbers of tokens, seconds.
 Never knows: sequences, tensors, devices.
 """
 
+from collections import deque
+
 import numpy as np
 from numpy.typing import NDArray
 
 MIN_TOKENS = 64  # a step never gets less to do: below, a large model's weights are read for too few tokens
 MIN_LEARNT_TOKENS = 16  # smaller steps are bound by reading the weights and say nothing of what a prompt costs
+NUM_REMEMBERED = 32  # steps
 DECAY = 0.9  # weight of a step after the next one: the last ten or so count
-REFIT_EVERY = 8  # steps; the first ones are fitted at once
+REFIT_EVERY = 16  # steps; the first ones are fitted at once
 SCALE = np.array([1.0, 1e2, 1e5])  # brings the three columns near each other, for the ridge's sake
 RIDGE = 1e-6
 
@@ -31,29 +34,23 @@ class StepCost:
     """
 
     def __init__(self) -> None:
-        self._gram = np.zeros((3, 3))
-        self._moment = np.zeros(3)
+        self._steps: deque[tuple[int, int, float]] = deque(maxlen=NUM_REMEMBERED)
         self._num_observed = 0
         self._fixed_s = 0.0
         self.per_token_s = 0.0  # 0: nothing is known yet, everything fits
         self.per_pair_s = 0.0
 
     def observe(self, num_tokens: int, num_pairs: int, seconds: float) -> None:
-        """Learn from a step that was measured."""
+        """Learn from a step that was measured. Cheap but for one call in sixteen."""
         if num_tokens < MIN_LEARNT_TOKENS:
             return
-        row = np.array([1.0, num_tokens, num_pairs]) / SCALE
-        weight = 1.0 / num_tokens**2  # errors per token count: long steps must not drown short ones, nor old new ones
-        self._gram = DECAY * self._gram + weight * np.outer(row, row)
-        self._moment = DECAY * self._moment + weight * seconds * row
+        self._steps.append((num_tokens, num_pairs, seconds))
         self._num_observed += 1
         if self._num_observed <= REFIT_EVERY or self._num_observed % REFIT_EVERY == 0:
-            self._fixed_s, self.per_token_s, self.per_pair_s = map(float, _fit(self._gram, self._moment) / SCALE)
+            self._fixed_s, self.per_token_s, self.per_pair_s = _fit(np.array(self._steps))
 
     def seconds(self, num_tokens: int, num_pairs: int) -> float:
         """What such a step is expected to take; 0 while nothing is known."""
-        if not self._num_observed:
-            return 0.0
         return self._fixed_s + self.per_token_s * num_tokens + self.per_pair_s * num_pairs
 
 
@@ -97,15 +94,25 @@ def _positive_root(a: float, b: float, c: float) -> float:
     return float(2 * c / (b + (b * b + 4 * a * c) ** 0.5)) if c > 0 else 0.0
 
 
-def _fit(gram: NDArray[np.float64], moment: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Least squares without negative coefficients: the most negative one is set to 0 until none is left."""
+def _fit(steps: NDArray[np.float64]) -> tuple[float, float, float]:
+    """steps: [n, 3], tokens, pairs, seconds, oldest first. Least squares without negative coefficients.
+
+    Errors per token count: long steps must not drown short ones, nor slow ones the fast ones after them. The most negative
+    coefficient is set to 0 until none is left.
+    """
+    tokens, _, seconds = steps.T
+    weights = DECAY ** np.arange(len(steps) - 1, -1, -1) / tokens**2
+    rows = np.column_stack([np.ones(len(steps)), steps[:, :2]]) / SCALE
     kept = [0, 1, 2]
+    coefficients = np.zeros(3)
     while kept:
-        square = gram[np.ix_(kept, kept)]
-        solution = np.linalg.solve(square + RIDGE * np.trace(square) * np.eye(len(kept)), moment[kept])
+        columns = rows[:, kept]
+        gram = columns.T @ (weights[:, None] * columns)
+        gram += RIDGE * np.trace(gram) * np.eye(len(kept))
+        solution = np.linalg.solve(gram, columns.T @ (weights * seconds))
         if solution.min() >= 0:
-            coefficients = np.zeros(3)
             coefficients[kept] = solution
-            return coefficients
+            break
         del kept[int(solution.argmin())]
-    return np.zeros(3)
+    fixed, per_token, per_pair = coefficients / SCALE
+    return float(fixed), float(per_token), float(per_pair)
