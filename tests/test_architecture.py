@@ -14,7 +14,7 @@ LAYERS = [
     "engine",
     "model",
     "ops",
-    "config",
+    "config tables",
     "errors",
 ]
 RANK = {name: rank for rank, row in enumerate(LAYERS) for name in row.split()}
