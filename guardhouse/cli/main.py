@@ -12,12 +12,13 @@ import click
 
 from guardhouse.cli.check import check
 from guardhouse.cli.doctor import doctor
+from guardhouse.cli.evaluate import evaluate
 from guardhouse.cli.models import models, pull_command
 from guardhouse.cli.options import ERROR, INTERRUPTED
 from guardhouse.cli.serve import serve
 from guardhouse.errors import GuardhouseError
 
-VERBS = (check, serve, pull_command, models, doctor)  # in the order of the help text
+VERBS = (check, serve, pull_command, models, doctor, evaluate)  # in the order of the help text
 
 
 def main() -> NoReturn:
