@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SOURCES := guardhouse tests training benchmarks examples
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check format bench clean
+.PHONY: help serve worker test check format bench clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -31,6 +31,9 @@ $(VENV)/installed-node: tests/node/package-lock.json | $(BIN)/python
 serve: $(VENV)/installed ## install, then serve the embedded guard on http://127.0.0.1:8787 (ARGS="--port 9000" adds flags)
 	$(BIN)/guardhouse serve $(ARGS)
 
+worker: ## run examples/worker in workerd on http://127.0.0.1:8080, its env.AI answered by `make serve`
+	cd examples/worker && npm install --silent --no-audit --no-fund --no-package-lock && npm start
+
 test: $(VENV)/installed-dev $(VENV)/installed-node ## install, then run all tests (ARGS="-k name" adds flags)
 	$(BIN)/python -m pytest $(ARGS)
 
@@ -52,4 +55,4 @@ bench: $(VENV)/installed-dev ## run the benchmarks that need no large checkpoint
 	$(BIN)/python -m benchmarks.http
 
 clean: ## remove everything that these targets made
-	rm -rf $(VENV) build dist tests/node/node_modules guardhouse/ops/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist tests/node/node_modules examples/worker/node_modules guardhouse/ops/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis

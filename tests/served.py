@@ -1,11 +1,15 @@
 """A running server for tests: real sockets, a real engine, a checkpoint of a few thousand random weights.
 
-Knows: how to make a random checkpoint answer `safe` or `unsafe`, how to run the application in a thread.
+Knows: how to make a random checkpoint answer `safe` or `unsafe`, how to run the application in a thread or a process.
 Never knows: what is tested.
 
 The weights know nothing about safety; tests that use them ask about the protocol only.
 """
 
+import os
+import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -109,3 +113,30 @@ def served(model: Path, **fields: Any) -> Iterator[Served]:
     with serving(create_app(load_guard, settings)) as url:
         assert wait_for(lambda: requests.get(f"{url}/health", timeout=10).status_code == 200, 60), "never got ready"
         yield Served(url, loaded[0])
+
+
+@contextmanager
+def command_line_server(home: Path, *flags: str) -> Iterator[str]:
+    """`guardhouse serve` as a process of its own, with the embedded guard; yields its address once it answers."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GUARDHOUSE_")}
+    folders = ["--cache-dir", str(home / "cache"), "--data-dir", str(home / "data")]
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    command = [sys.executable, "-m", "guardhouse.cli", "serve", "--port", str(port), "--threads", "1", *folders, *flags]
+    url = f"http://127.0.0.1:{port}"
+    with (home / "serve.log").open("wb") as log:
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
+    try:
+        assert wait_for(lambda: process.poll() is not None or is_healthy(url), 60), "never got ready"
+        assert process.poll() is None, (home / "serve.log").read_text()
+        yield url
+    finally:
+        process.terminate()
+        process.wait(timeout=20)
+
+
+def is_healthy(url: str) -> bool:
+    try:
+        return requests.get(f"{url}/health", timeout=10).status_code == 200
+    except requests.ConnectionError:
+        return False

@@ -86,6 +86,27 @@ export interface RunOptions {
   [key: string]: unknown;
 }
 
+/** A row of the catalogue. */
+export interface Model {
+  id: string;
+  source: number;
+  name: string;
+  description: string;
+  task: { id: string; name: string; description: string };
+  tags: string[];
+  properties: { property_id: string; value: string }[];
+}
+
+export interface ModelsParams {
+  search?: string;
+  task?: string;
+  author?: string;
+  source?: number;
+  hide_experimental?: boolean;
+  page?: number;
+  per_page?: number;
+}
+
 export interface ClientOptions {
   /** Default: http://127.0.0.1:8787 */
   baseUrl?: string | URL;
@@ -109,6 +130,7 @@ export class Guardhouse {
   run(model: string, inputs: RunInputs & { stream: true }, options?: RunOptions & { returnRawResponse?: false }): Promise<ReadableStream<Uint8Array>>;
   run(model: string, inputs: RunInputs, options: RunOptions & { returnRawResponse: true }): Promise<Response>;
   run(model: string, inputs: RunInputs, options?: RunOptions): Promise<RunResult>;
+  models(params?: ModelsParams, options?: { signal?: AbortSignal }): Promise<Model[]>;
 }
 
 export class ApiError extends Error {

@@ -116,6 +116,13 @@ export class Guardhouse {
     return response.headers.get("content-type") === "application/json" ? response.json() : response.body;
   }
 
+  /** env.AI.models(): the rows of the catalogue; `params` as there: search, task, author, page, per_page. */
+  async models(params = {}, { signal } = {}) {
+    const response = await this.#send(`/ai-api/models/search?${new URLSearchParams(params)}`, {}, signal);
+    if (!response.ok) throw await upstreamError(response);
+    return (await response.json()).result;
+  }
+
   async #json(path, body, signal) {
     const response = await this.#send(path, post(body), signal);
     await throwUnlessOk(response);

@@ -18,6 +18,7 @@ from starlette.responses import Response
 
 from guardhouse.server.errors import DeprecatedSdk, MissingPart, binding_error_reply, describe, reply_or_error
 from guardhouse.server.inference import Call, Inference
+from guardhouse.server.jobs import QueuedJob
 from guardhouse.server.openapi import Endpoint
 from guardhouse.server.reply import REQUEST_ID_HEADER, BindingError, json_reply
 from guardhouse.server.schema import RUN_INPUT_SCHEMA, RunOutput
@@ -50,7 +51,7 @@ class BindingRoutes:
             body=BODY_SCHEMA,
             result=RunOutput,
             is_streamed=True,
-            also=dict.fromkeys((400, 408, 413, 429, 500, 503), BindingError),
+            also={202: QueuedJob, **dict.fromkeys((400, 408, 413, 429, 500, 503), BindingError)},
         )
         return [run]
 
@@ -72,7 +73,7 @@ class BindingRoutes:
         headers = {REQUEST_ID_HEADER: request_id}
         if version == "2" and request.headers.get("content-encoding") == "application/json":
             return gzip_reply(result, headers)
-        return json_reply(result, headers=headers)
+        return json_reply(result, 202 if isinstance(result, QueuedJob) else 200, headers)
 
 
 def read_model(request: Request) -> str:

@@ -28,7 +28,7 @@ class ModelLoadError(GuardhouseError):
 def serve(load_guard: GuardLoader, settings: Settings, announce: Callable[[str], None]) -> None:
     """Serve until SIGINT or SIGTERM. Raises at once if the settings are unsafe, later if the model fails to load."""
     logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s")
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    logging.getLogger("uvicorn").setLevel(logging.ERROR)  # it warns of every WebSocket that miniflare tries to open
     service = ModelService(load_guard, settings)
 
     def settled() -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
-from served import Served, served, write_guard_checkpoint
+from served import Served, command_line_server, served, write_guard_checkpoint
 
 
 @pytest.fixture(scope="session")
@@ -12,3 +12,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     folder = write_guard_checkpoint(tmp_path_factory.mktemp("guard") / "random-guard")
     with served(folder, threshold=1.0) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of `guardhouse serve` with the guard that comes with it, as a user starts it."""
+    with command_line_server(tmp_path_factory.mktemp("home")) as url:
+        yield url

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import requests
-from served import ALIAS, Served, served, write_guard_checkpoint
+from served import ALIAS, Served, served, wait_for, write_guard_checkpoint
 from starlette.datastructures import Headers
 
 from guardhouse.server.unwrap import unwrapped
@@ -111,6 +111,19 @@ def test_a_stream_among_the_inputs_is_ignored_as_any_unknown_key(server: Served)
     headers = {"content-type": "audio/wav", "cf-consn-model-id": ALIAS}
     response = requests.post(server.url + "/run", params=query, data=b"RIFF", headers=headers, timeout=10)
     assert response.json()["response"] == "safe"
+
+
+def test_a_batch_is_queued_by_the_third_argument_and_polled_without_it(server: Served) -> None:
+    inputs = {"requests": [{"prompt": "a cake", "external_reference": "one"}]}
+    body = {"inputs": inputs, "options": {"queueRequest": True}}
+    headers = {"cf-consn-model-id": ALIAS}
+    queued = requests.post(server.url + RUN, json=body, headers=headers, timeout=10)
+    assert queued.json()["status"] == "queued"
+    assert queued.headers["content-type"] == "application/json"
+    poll = {"request_id": queued.json()["request_id"]}
+    assert wait_for(lambda: "responses" in run(server, poll).json())
+    (answer,) = run(server, poll).json()["responses"]
+    assert (answer["external_reference"], answer["success"]) == ("one", True)
 
 
 def test_models_answers_the_binding_in_an_envelope(server: Served) -> None:

@@ -74,6 +74,11 @@ test("run stands in for env.AI: errors", async () => {
   await assert.rejects(guard.run("@cf/meta/nothing", { prompt: "a" }), /^\w+: 5007: /);
 });
 
+test("models stands in for env.AI", async () => {
+  assert.deepEqual((await guard.models({ search: "llamaguard", per_page: 1 })).map((model) => model.name), [MODEL]);
+  await assert.rejects(guard.models({ page: 0 }), { name: "InferenceUpstreamError", message: /^5006: / });
+});
+
 test("refusals are ApiErrors with status, code and request id", async () => {
   await assert.rejects(guard.check(""), (error) => {
     assert.ok(error instanceof ApiError);
