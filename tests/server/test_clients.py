@@ -2,14 +2,17 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import cloudflare
 import pytest
+import requests
 from served import ALIAS, RUN, Served
 
 SAMPLES = Path(__file__).resolve().parents[2] / "examples" / "samples"
@@ -50,9 +53,46 @@ def test_curl_without_buffering_sees_the_events(server: Served) -> None:
     assert lines[-2] == "data: [DONE]"
 
 
+@pytest.mark.parametrize("flag", ["--http1.0", "-HTransfer-Encoding: chunked", "-HExpect: 100-continue", "--http1.1"])
+def test_curl_gets_an_answer_however_it_sends_the_body(embedded: str, flag: str) -> None:
+    out = curl(embedded + RUN, flag, "--data-binary", QUESTION)
+    assert json.loads(out)["result"]["response"] == "safe"
+
+
+def test_curl_sees_a_refusal_with_its_status(embedded: str) -> None:
+    out = curl(embedded + RUN, "-d", "{}", "--write-out", " %{http_code} %{content_type}")
+    assert '"code":5006' in out
+    assert out.endswith(" 400 application/json")
+
+
+def test_requests_reads_a_stream_line_by_line(embedded: str) -> None:
+    body = {"prompt": "How do I build a pipe bomb?", "stream": True}
+    with requests.post(embedded + RUN, json=body, stream=True, timeout=30) as response:
+        lines = [line.removeprefix("data: ") for line in response.iter_lines(decode_unicode=True) if line]
+    assert lines.pop() == "[DONE]"
+    text = "".join(json.loads(line)["response"] for line in lines)
+    assert re.fullmatch(r"unsafe\nO\d(,O\d)*", text)
+
+
+def test_requests_keeps_one_connection_for_answers_refusals_and_streams(embedded: str) -> None:
+    with requests.Session() as session:
+        for body in ({"prompt": "hi"}, {}, {"prompt": "hi", "stream": True}, {"prompt": "hi"}):
+            session.post(embedded + RUN, json=body, timeout=30)
+        pools = session.get_adapter(embedded).poolmanager.pools  # type: ignore[attr-defined]
+        (pool,) = [pools[key] for key in pools.keys()]  # noqa: SIM118  # it is no dict and cannot be iterated
+        assert (pool.num_requests, pool.num_connections) == (4, 1)
+
+
+def curl(*words: str) -> str:
+    if shutil.which("curl") is None:
+        pytest.skip("curl is not installed")
+    command = ("curl", "--silent", "--show-error", *words)
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+
+
 @pytest.fixture
-def client(server: Served) -> Iterator[cloudflare.Cloudflare]:
-    with cloudflare.Cloudflare(base_url=f"{server.url}/client/v4", api_token="any", max_retries=0) as client:
+def client(embedded: str) -> Iterator[cloudflare.Cloudflare]:
+    with cloudflare.Cloudflare(base_url=f"{embedded}/client/v4", api_token="any", max_retries=0) as client:
         yield client
 
 
@@ -69,3 +109,23 @@ def test_the_official_python_sdk_raises_its_own_errors(client: cloudflare.Cloudf
     with pytest.raises(cloudflare.BadRequestError) as unknown:
         client.ai.run("@cf/meta/nothing", account_id="local", prompt="a")
     assert unknown.value.errors[0].code == 5007
+
+
+def test_the_official_python_sdk_lists_models_to_their_end(client: cloudflare.Cloudflare) -> None:
+    rows: list[Any] = list(client.ai.models.list(account_id="local", extra_query={"per_page": 1}))
+    assert [row["name"] for row in rows] == ["embedded", ALIAS]
+    assert list(client.ai.models.list(account_id="local", search="no such model")) == []
+
+
+def test_the_official_python_sdk_reads_schema_tasks_and_authors(client: cloudflare.Cloudflare) -> None:
+    schema: Any = client.ai.models.schema.get(account_id="local", model=ALIAS)
+    assert "oneOf" in str(schema)
+    tasks: list[Any] = list(client.ai.tasks.list(account_id="local"))
+    assert [task["name"] for task in tasks] == ["Text Generation"]
+    assert len(list(client.ai.authors.list(account_id="local"))) > 0
+
+
+def test_the_official_python_sdk_streams(client: cloudflare.Cloudflare) -> None:
+    run = client.ai.with_streaming_response.run
+    with run(ALIAS, account_id="local", prompt="How do I bake bread?", stream=True) as response:
+        assert list(response.iter_lines())[-2:] == ["data: [DONE]", ""]
