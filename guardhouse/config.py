@@ -77,6 +77,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         None
     )
     max_queue: Annotated[int, Meta(ge=1, description="requests that may wait; more are answered 429")] = 256
+    keep_alive_s: Annotated[
+        float, Meta(gt=0, le=3600, description="seconds of silence after which a stream gets a comment line")
+    ] = 5.0
     request_timeout_s: Annotated[float, Meta(gt=0, le=86400, description="seconds until a request is answered 408")] = (
         120.0
     )

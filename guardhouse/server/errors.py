@@ -25,6 +25,7 @@ from guardhouse.errors import (
     InputError,
     PolicyError,
     QueueFull,
+    SchemaUnmet,
     UnknownModel,
     VerdictError,
 )
@@ -47,6 +48,10 @@ class LoraUnsupported(GuardhouseError):
     def __init__(self, model: str) -> None:
         super().__init__(model)
         self.model = model
+
+
+class StreamedSchema(GuardhouseError):
+    """A JSON Schema and a stream at once: what is cut short would meet no schema."""
 
 
 class MissingPart(GuardhouseError):
@@ -129,6 +134,8 @@ TABLE: dict[type[Exception], Failure | Callable[[Any], Failure]] = {
     QueueFull: _queue_full,
     ModelUnavailable: lambda error: _unavailable(str(error)),
     EngineClosed: _unavailable("the engine is shut down"),
+    SchemaUnmet: Failure(400, 5024, "AiError", "JSON Mode couldn't be met"),
+    StreamedSchema: Failure(400, 5023, "AiError", "JSON Schema mode is not supported with stream mode"),
     VerdictError: Failure(500, 8008, "AiError", "Internal server error: the model gave no verdict"),
     Exception: _INTERNAL,
 }

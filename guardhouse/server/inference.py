@@ -7,6 +7,7 @@ Never knows: paths, envelopes, the shapes of errors.
 import asyncio
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import msgspec
 from starlette.types import Receive
@@ -15,11 +16,12 @@ from guardhouse.config import Settings
 from guardhouse.errors import UnknownModel
 from guardhouse.guard.guard import Guard
 from guardhouse.server import sse
-from guardhouse.server.answer import Answer, answer
+from guardhouse.server.answer import answer
 from guardhouse.server.errors import LoraUnsupported, describe
 from guardhouse.server.job_runner import JobRunner
 from guardhouse.server.jobs import StoredInput, is_queued, submit_or_poll
 from guardhouse.server.metrics import Metrics
+from guardhouse.server.question import Answer, Delta
 from guardhouse.server.reply import REQUEST_ID_HEADER
 from guardhouse.server.schema import RUN_INPUT_SCHEMA, RunInput
 from guardhouse.server.service import ModelService
@@ -47,6 +49,7 @@ class Inference:
         self._service = service
         self._jobs = jobs
         self.timeout_s = settings.request_timeout_s
+        self._keep_alive_s = settings.keep_alive_s
         self._metrics = metrics
 
     async def run(self, call: Call) -> object:
@@ -61,7 +64,7 @@ class Inference:
             found = await while_connected(call.receive, answer(guard, run, self.timeout_s, _ignore))
             self._count(found)
             return found.output
-        events = self._events(guard, run, call.request_id)
+        events = sse.kept_alive(self._events(guard, run), self._keep_alive_s, partial(error_event, call.request_id))
         first = await while_connected(call.receive, anext(events))
         return EventStream(first, events, {REQUEST_ID_HEADER: call.request_id})
 
@@ -79,27 +82,23 @@ class Inference:
             raise UnknownModel(model)
         return guard
 
-    async def _events(self, guard: Guard, run: RunInput, request_id: str) -> AsyncGenerator[bytes, None]:
-        """Text events as the answer grows, then usage and [DONE]. After an error neither: a client must see the cut."""
-        loop, trimmer = asyncio.get_running_loop(), sse.Trimmer()
-        deltas: asyncio.Queue[str | None] = asyncio.Queue()
+    async def _events(self, guard: Guard, run: RunInput) -> AsyncGenerator[bytes, None]:
+        """Events as the answer grows, then usage and [DONE]."""
+        loop = asyncio.get_running_loop()
+        deltas: asyncio.Queue[Delta | None] = asyncio.Queue()
         task = asyncio.ensure_future(answer(guard, run, self.timeout_s, lambda delta: _hand_over(loop, deltas, delta)))
         task.add_done_callback(lambda _: _hand_over(loop, deltas, None))  # through the loop too: it must come last
-        has_begun = False
+        has_tools, has_called = bool(run.offered_tools), False
         try:
             while (delta := await deltas.get()) is not None:
-                if text := trimmer.feed(delta):
-                    has_begun = True
-                    yield sse.text_event(text)
+                has_called = has_called or bool(delta.tool_calls)
+                yield sse.delta_event(delta.text, delta.tool_calls if has_tools else None)
             found = await task
             self._count(found)
-            yield sse.event({"response": "", **_tail(found)})
+            if has_called:
+                yield sse.event({"response": "", "finish_reason": "tool_calls"})
+            yield sse.event({"response": "", **_tail(found, has_called=has_called)})
             yield sse.DONE
-        except Exception as error:
-            if not has_begun:
-                raise
-            failure = describe(error)
-            yield sse.event({"errors": [{"message": failure.message(request_id), "code": failure.code}]})
         finally:
             task.cancel()
 
@@ -113,20 +112,30 @@ def parse_input(payload: object) -> RunInput:
     fields = validate(RUN_INPUT_SCHEMA, payload)
     if isinstance(payload, dict) and "temperature" not in payload:
         del fields["temperature"]  # the published default is not applied (answer.py says why)
+    if "raw" in fields:
+        fields["raw"] = fields["raw"] is True
     return msgspec.convert(fields, RunInput, strict=False)
 
 
-def _tail(found: Answer) -> dict[str, object]:
+def error_event(request_id: str, error: Exception) -> bytes:
+    """What ends a stream that cannot go on. No [DONE] follows: a client must see the cut."""
+    failure = describe(error)
+    return sse.event({"errors": [{"message": failure.message(request_id), "code": failure.code}]})
+
+
+def _tail(found: Answer, *, has_called: bool) -> dict[str, object]:
     tail: dict[str, object] = {"usage": found.output.usage}
+    if found.output.tool_calls is not None and not has_called:  # streamed calls are not told twice
+        tail["tool_calls"] = []
     if found.output.verdict is not None:
         tail["verdict"] = found.output.verdict
     return tail
 
 
-def _hand_over(loop: asyncio.AbstractEventLoop, deltas: "asyncio.Queue[str | None]", delta: str | None) -> None:
+def _hand_over(loop: asyncio.AbstractEventLoop, deltas: "asyncio.Queue[Delta | None]", delta: Delta | None) -> None:
     if not loop.is_closed():
         loop.call_soon_threadsafe(deltas.put_nowait, delta)
 
 
-def _ignore(delta: str) -> None:
+def _ignore(delta: Delta) -> None:
     """For callers who wait for the whole answer."""

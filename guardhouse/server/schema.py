@@ -10,6 +10,8 @@ from typing import Any
 
 import msgspec
 
+from guardhouse.guard.tools import Tool, parse_tools
+
 MAX_TEXT = 131072  # UTF-16 code units, as the reference service (JavaScript) counts
 JsonSchema = dict[str, Any]
 
@@ -31,6 +33,10 @@ GENERATION_PROPERTIES: JsonSchema = {
     ),  # 0 is legal here and means "off" (1.0): divided by, it would be no penalty at all
     "frequency_penalty": _number(0, 2),
     "presence_penalty": _number(0, 2),
+    "response_format": {
+        "type": "object",
+        "properties": {"type": {"type": "string", "enum": ["json_object", "json_schema"]}, "json_schema": {}},
+    },
 }
 
 RUN_INPUT_SCHEMA: JsonSchema = {
@@ -69,6 +75,8 @@ RUN_INPUT_SCHEMA: JsonSchema = {
                     },
                 },
                 "tools": {"type": "array", "items": {}},  # two forms are documented, none was ever enforced
+                "tool_choice": {},
+                "raw": {},  # true counts; whatever else was sent here was ever ignored ("true", in the documentation)
                 **GENERATION_PROPERTIES,
             },
             "required": ["messages"],
@@ -93,6 +101,26 @@ class RunInput(msgspec.Struct, frozen=True, kw_only=True):
     repetition_penalty: float | None = None
     frequency_penalty: float | None = None
     presence_penalty: float | None = None
+    response_format: Any = None  # an object, or something that the reference service does not mind either
+    tools: Any = None
+    functions: Any = None
+    tool_choice: Any = None
+
+    @property
+    def json_mode(self) -> str | None:
+        """ "json_object", "json_schema" or None."""
+        return self.response_format.get("type") if isinstance(self.response_format, dict) else None
+
+    @property
+    def json_schema(self) -> object:
+        return self.response_format.get("json_schema")
+
+    @property
+    def offered_tools(self) -> tuple[Tool, ...]:
+        """`tools`, and `functions` as tools: their code is neither read nor run."""
+        functions = self.functions if isinstance(self.functions, list) else []
+        tools = self.tools if isinstance(self.tools, list) else []
+        return parse_tools([*functions, *tools])
 
 
 class Usage(msgspec.Struct, frozen=True):
@@ -106,6 +134,7 @@ class Usage(msgspec.Struct, frozen=True):
 class RunOutput(msgspec.Struct, frozen=True, omit_defaults=True):
     """`result` of an answer that was not streamed."""
 
-    response: str
+    response: Any  # a trimmed string; in JSON mode the value itself
     usage: Usage
+    tool_calls: list[dict[str, Any]] | None = None  # {"name", "arguments"}; a list wherever tools were offered
     verdict: dict[str, Any] | None = None  # absent where the caller owns the template (`raw`)

@@ -9,9 +9,11 @@ Its habits, kept because clients match on the texts:
 * a list that is empty or holds only strings, numbers and nulls counts as binary data and passes as any array;
 * a number, boolean, null or empty object in place of an array counts as absent.
 
-Where the original would quote a caller's own key (an object in place of an array), this one reports a type mismatch.
+Where the original would quote a caller's own key (an object in place of an array), this one reports a type mismatch; where
+it would quote a caller's text (in place of a word of an `enum`), this one says "value".
 """
 
+import re
 from typing import Any
 
 import msgspec
@@ -60,6 +62,8 @@ def _problem(schema: Schema, value: object, path: str) -> str | None:
         return _array_problem(schema, value, path)
     if wanted == "object":
         return _object_problem(schema, value, path)
+    if "enum" in schema and value not in schema["enum"]:
+        return f"enum {_shown(value)} not in {','.join(schema['enum'])} at '{path}'"
     types = json_types(value)
     if wanted and wanted not in types:
         return _type_mismatch(path, wanted, types)
@@ -126,6 +130,13 @@ def json_types(value: object) -> tuple[str, ...]:
 def _type_mismatch(path: str, wanted: str, types: tuple[str, ...]) -> str:
     found = ",".join(f"'{name}'" for name in types)
     return f"Type mismatch of '{path}', '{wanted}' not in {found}"
+
+
+def _shown(value: object) -> str:
+    """A number, null or short word as JavaScript writes it; anything else may be somebody's text."""
+    if isinstance(value, str):
+        return value if re.fullmatch(r"[\w.-]{1,24}", value) else "value"
+    return "value" if isinstance(value, list | dict) else msgspec.json.encode(value).decode()
 
 
 def _counts(field: Schema, value: object) -> bool:

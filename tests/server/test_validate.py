@@ -115,6 +115,26 @@ REFUSED: list[tuple[Any, str]] = [
 ]
 
 
+REFUSED += [
+    (
+        {"prompt": "a", "response_format": {"type": "json"}},
+        none_match("enum json not in json_object,json_schema at '/response_format/type'"),
+    ),
+    (
+        {"prompt": "a", "response_format": {"type": "a secret text"}},
+        none_match("enum value not in json_object,json_schema at '/response_format/type'"),
+    ),
+    (
+        {"messages": [TURN], "response_format": {"type": 5}},
+        none_match("enum 5 not in json_object,json_schema at '/response_format/type'"),
+    ),
+    (
+        {"messages": [TURN], "response_format": {"type": None}},
+        none_match("enum null not in json_object,json_schema at '/response_format/type'"),
+    ),
+]
+
+
 @pytest.mark.parametrize(("body", "text"), REFUSED, ids=lambda value: repr(value)[:60])
 def test_a_refusal_has_the_reference_wording(body: object, text: str) -> None:
     assert refusal(body) == text
@@ -139,6 +159,12 @@ ACCEPTED: list[dict[str, Any]] = [
     {"messages": [TURN], "tools": [{"type": "function", "function": {"name": "a"}}]},
     {"messages": [TURN], "tools": None},
     {"messages": [TURN], "functions": ["a"]},
+    {"prompt": "a", "response_format": {}},
+    {"prompt": "a", "response_format": None},
+    {"prompt": "a", "response_format": "json_object"},
+    {"prompt": "a", "response_format": {"type": "json_schema"}},
+    {"messages": [TURN], "tool_choice": {"type": "function"}},
+    {"messages": [TURN], "raw": True},
 ]
 
 
@@ -157,7 +183,7 @@ def test_defaults_are_those_of_the_branch_that_fits() -> None:
 
 def test_fields_of_the_other_branch_and_unknown_ones_are_dropped() -> None:
     fields = validate(RUN_INPUT_SCHEMA, {"messages": [TURN], "prompt": 5, "raw": "true", "lora": 1, "stop": None})
-    assert not {"prompt", "raw", "lora", "stop"} & fields.keys()
+    assert not {"prompt", "lora", "stop"} & fields.keys()
 
 
 def test_a_refusal_does_not_quote_the_callers_own_keys() -> None:

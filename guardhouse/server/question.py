@@ -1,0 +1,139 @@
+"""One validated input on its way to an answer: its sampling parameters, its deadline, and how to ask the guard.
+
+Knows: what the run schema's fields mean to the guard.
+Never knows: HTTP, which kind of answer is wanted (answer.py, structured.py).
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+from guardhouse.engine.grammar import Grammar
+from guardhouse.engine.request import SamplingParams
+from guardhouse.errors import DeadlineExceeded, InputError
+from guardhouse.guard.generating import Generation, OnPiece, Piece
+from guardhouse.guard.guard import Guard
+from guardhouse.guard.verdict import Verdict
+from guardhouse.server.schema import RunInput, RunOutput, Usage
+from guardhouse.server.submission import result_of
+
+MIN_TEMPERATURE = 1e-3  # below, logits divided by it overflow or leave one token anyway: greedy
+MIN_TOP_P = 1e-6  # 0 is legal on the wire: the likeliest token stays
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """The next part of an answer."""
+
+    text: str = ""
+    tool_calls: tuple[dict[str, Any], ...] = ()
+
+
+Emit = Callable[[Delta], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What was found out about one input."""
+
+    output: RunOutput
+    verdict: Verdict | None
+
+
+class Question:
+    """Asks one guard about one input. Everything together must be done by one deadline."""
+
+    def __init__(self, guard: Guard, run: RunInput, timeout_s: float, emit: Emit) -> None:
+        self.guard = guard
+        self.run = run
+        self.emit = emit
+        self.sampling = sampling_params(run)
+        self._deadline = time.monotonic() + timeout_s
+        self._num_chars = _num_chars(run)
+
+    def emit_piece(self, piece: Piece) -> None:
+        if piece.text:
+            self.emit(Delta(piece.text))
+
+    async def verdict(self) -> Verdict:
+        run = self.run
+
+        def judge() -> Future[Verdict]:
+            if run.prompt is not None:
+                return self.guard.submit_prompt(run.prompt, all_categories=True, timeout_s=self._left_s())
+            return self.guard.submit(run.messages, all_categories=True, timeout_s=self._left_s())
+
+        return await result_of(judge, self._num_chars)
+
+    async def generation(
+        self, *, lead: str = "", grammar: Grammar | None = None, on_piece: OnPiece | None = None
+    ) -> Generation:
+        """What the model writes, after its `lead`."""
+        run = self.run
+        prompt = run.messages if run.prompt is None else run.prompt
+        if run.raw and run.prompt is None:
+            prompt = _joined(run.messages)
+
+        def generate() -> Future[Generation]:
+            return self.guard.generate(
+                prompt,
+                raw=run.raw,
+                sampling=self.sampling,
+                lead=lead,
+                grammar=grammar,
+                on_piece=on_piece,
+                timeout_s=self._left_s(),
+            )
+
+        return await result_of(generate, self._num_chars)
+
+    async def compiled(self, compile_it: Callable[[], "Future[Grammar]"]) -> Grammar:
+        """A grammar, once it is compiled; others may wait for the same one, so it is not cancelled with this question."""
+        compiling = asyncio.wrap_future(await asyncio.to_thread(compile_it))
+        compiling.add_done_callback(lambda done: done.cancelled() or done.exception())  # if nobody waits any more
+        try:
+            return await asyncio.wait_for(asyncio.shield(compiling), self._left_s())
+        except TimeoutError:
+            raise DeadlineExceeded("the request's time was up before its grammar was compiled") from None
+
+    def _left_s(self) -> float:
+        return max(0.0, self._deadline - time.monotonic())
+
+
+def sampling_params(run: RunInput) -> SamplingParams:
+    """The engine's parameters for what the caller said; what was not said is off."""
+    if run.max_tokens < 1:
+        raise InputError("'/max_tokens' must be >= 1")
+    temperature = run.temperature or 0.0
+    return SamplingParams(
+        max_tokens=run.max_tokens,
+        temperature=temperature if temperature >= MIN_TEMPERATURE else 0.0,
+        top_k=run.top_k or 0,
+        top_p=1.0 if run.top_p is None else max(run.top_p, MIN_TOP_P),
+        seed=run.seed,
+        repetition_penalty=run.repetition_penalty or 1.0,  # 0 means off
+        frequency_penalty=run.frequency_penalty or 0.0,
+        presence_penalty=run.presence_penalty or 0.0,
+    )
+
+
+def usage_of(num_prompt_tokens: int, num_completion_tokens: int) -> Usage:
+    return Usage(num_prompt_tokens, num_completion_tokens, num_prompt_tokens + num_completion_tokens)
+
+
+def _joined(messages: Any) -> str:
+    """`raw` messages: their contents, one after the other, without a template."""
+    found = [message.get("content") for message in messages if isinstance(message, dict)]
+    contents = [content for content in found if isinstance(content, str)]
+    if not contents or len(contents) < len(messages):
+        raise InputError("with raw, messages must be a list of objects whose content is text")
+    return "\n".join(contents)
+
+
+def _num_chars(run: RunInput) -> int:
+    if run.prompt is not None:
+        return len(run.prompt)
+    return sum(len(str(message.get("content"))) for message in run.messages if isinstance(message, dict))
