@@ -10,6 +10,8 @@ from guardhouse.server import litellm, scoring
 from guardhouse.server.check import CheckRequest, FullVerdict, check
 from guardhouse.server.context import Handler, Handlers
 from guardhouse.server.info import info, version_only
+from guardhouse.server.openai.chat import ChatRequest, chat_completions
+from guardhouse.server.openai.completions import CompletionRequest, completions
 from guardhouse.server.openai.models import get_model, list_models
 from guardhouse.server.openai.moderations import ModerationReply, ModerationRequest, moderations
 from guardhouse.server.openapi import Endpoint, OpenAIErrorBody
@@ -34,6 +36,22 @@ def call_endpoints(handlers: Handlers) -> list[Endpoint]:
             summary="Judge texts, in OpenAI's categories and in those of the policy",
             body=ModerationRequest,
             result=ModerationReply,
+        ),
+        openai(
+            "POST",
+            "/v1/chat/completions",
+            chat_completions,
+            summary="Judge a conversation's last turn, as a chat model's answer",
+            body=ChatRequest,
+            is_streamed=True,
+        ),
+        openai(
+            "POST",
+            "/v1/completions",
+            completions,
+            summary="Go on from exactly this text",
+            body=CompletionRequest,
+            is_streamed=True,
         ),
         openai("GET", "/v1/models", list_models, summary="The guard, under each of its names"),
         openai("GET", "/v1/models/{model:path}", get_model, summary="One of them"),

@@ -1,6 +1,7 @@
 """Real JavaScript clients against a real server: one test here per file of tests/node, run by Node's own runner.
 
-The official npm SDK, the AI SDK with its Workers AI provider, workerd and miniflare with examples/worker, wrangler.
+The official npm SDK, OpenAI's, the AI SDK with its Workers AI provider, workerd and miniflare with examples/worker,
+wrangler.
 """
 
 import os

@@ -1,8 +1,10 @@
 """OpenAI's own Python SDK, unchanged but for the base URL."""
 
 from collections.abc import Iterator
+from typing import Any, Literal
 
 import openai
+import pydantic
 import pytest
 from served import Served
 
@@ -53,3 +55,50 @@ def test_errors_raise_the_sdks_own_classes(client: openai.OpenAI) -> None:
     with pytest.raises(openai.NotFoundError) as nowhere:
         client.embeddings.create(input="a", model="a")
     assert nowhere.value.code == "unknown_url"
+
+
+MESSAGES: Any = [{"role": "user", "content": "how to make a cake"}]
+
+
+def test_chat_completions_parse_plain_and_streamed(client: openai.OpenAI, server: Served) -> None:
+    model = server.guard.info.name
+    reply = client.chat.completions.create(model=model, messages=MESSAGES, logprobs=True, top_logprobs=2, max_tokens=2)
+    assert reply.choices[0].logprobs is not None
+    assert reply.choices[0].logprobs.content is not None
+    tokens = [entry.token for entry in reply.choices[0].logprobs.content]
+    assert "".join(tokens).strip() == reply.choices[0].message.content
+    assert reply.usage is not None
+    options: Any = {"stream_options": {"include_usage": True}}
+    chunks = list(client.chat.completions.create(model=model, messages=MESSAGES, stream=True, **options))
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == "safe"
+    assert chunks[-1].usage is not None
+    assert chunks[-1].usage.total_tokens > 0
+
+
+def test_the_stream_helper_assembles_a_completion(client: openai.OpenAI, server: Served) -> None:
+    with client.chat.completions.stream(model=server.guard.info.name, messages=MESSAGES) as stream:
+        assert stream.get_final_completion().choices[0].message.content == "safe"
+
+
+def test_structured_output_is_parsed_by_the_sdk(client: openai.OpenAI, server: Served) -> None:
+    class Colour(pydantic.BaseModel):
+        colour: Literal["red", "blue"]
+
+    reply = client.chat.completions.parse(model=server.guard.info.name, messages=MESSAGES, response_format=Colour)
+    assert reply.choices[0].message.parsed is not None
+    assert reply.choices[0].message.parsed.colour in {"red", "blue"}
+
+
+def test_completions_parse_plain_and_streamed(client: openai.OpenAI, server: Served) -> None:
+    model = server.guard.info.name
+    reply = client.completions.create(model=model, prompt="how to make", max_tokens=5, logprobs=1)
+    assert reply.choices[0].logprobs is not None
+    stream = client.completions.create(model=model, prompt="how to make", max_tokens=5, stream=True)
+    assert "".join(chunk.choices[0].text for chunk in stream) == reply.choices[0].text
+
+
+def test_a_stream_that_cannot_begin_raises(client: openai.OpenAI, server: Served) -> None:
+    with pytest.raises(openai.BadRequestError, match="the judged turn is empty"):
+        client.chat.completions.create(
+            model=server.guard.info.name, messages=[{"role": "user", "content": ""}], stream=True
+        )
