@@ -31,6 +31,7 @@ from guardhouse.server.service import ModelService
 ACCOUNT = "/client/v4/accounts/{account}/ai"
 KNOWN_IDS = {"@hf/thebloke/llamaguard-7b-awq": "d9b7a55c-cefa-4208-8ab3-11497a2b046c"}  # as its page published it
 SOURCE_CF, SOURCE_HF = 1, 2  # `@cf/…` models, and all others
+ABILITIES = {"function_calling": "true", "async_queue": "true"}
 TAG = "Catalogue"
 
 PositiveInt = Annotated[int, Meta(ge=1)]
@@ -213,7 +214,7 @@ class CatalogueRoutes:
 def describe_model(name: str, info: GuardInfo) -> Model:
     """The row of the catalogue for one of a guard's names. It says what really answers."""
     what = "the small embedded guard of Guardhouse" if info.is_embedded else info.name
-    facts = {"context_window": str(info.window)} | ({"beta": "true"} if info.is_embedded else {})
+    facts = {"context_window": str(info.window), **ABILITIES, **({"beta": "true"} if info.is_embedded else {})}
     return Model(
         id=KNOWN_IDS.get(name) or str(uuid.uuid5(uuid.NAMESPACE_URL, f"guardhouse:{name}")),
         source=SOURCE_CF if name.startswith("@cf/") else SOURCE_HF,

@@ -1,7 +1,7 @@
 // The AI SDK with its Workers AI provider; only `fetch` knows that another server answers.
 import assert from "node:assert/strict";
 import test from "node:test";
-import { APICallError, generateText, streamText } from "ai";
+import { APICallError, generateObject, generateText, jsonSchema, streamText, tool } from "ai";
 import { createWorkersAI } from "workers-ai-provider";
 import { Guardhouse } from "../../clients/js/guardhouse.js";
 import { BASE, HARMFUL, HARMLESS, MODEL, UNSAFE } from "./server.mjs";
@@ -33,6 +33,33 @@ test("streamText ends well, with usage", async () => {
   assert.match(text, UNSAFE);
   assert.equal(await result.finishReason, "stop");
   assert.ok((await result.usage).outputTokens > 1);
+});
+
+test("generateObject gives an object that fits its schema", async () => {
+  const schema = jsonSchema({
+    type: "object",
+    properties: { verdict: { type: "string", enum: ["safe", "unsafe"] }, certain: { type: "boolean" } },
+    required: ["verdict", "certain"],
+    additionalProperties: false,
+  });
+  const { object } = await generateObject({ model, schema, prompt: HARMLESS });
+  assert.ok(["safe", "unsafe"].includes(object.verdict));
+  assert.equal(typeof object.certain, "boolean");
+});
+
+test("a required tool is called with arguments that fit its schema", async () => {
+  const inputSchema = jsonSchema({
+    type: "object",
+    properties: { label: { type: "string", enum: ["safe", "unsafe"] } },
+    required: ["label"],
+    additionalProperties: false,
+  });
+  const tools = { report: tool({ description: "Report what was found", inputSchema }) };
+  const { toolCalls } = await generateText({ model, tools, toolChoice: "required", prompt: HARMLESS });
+  assert.equal(toolCalls[0].toolName, "report");
+  assert.ok(["safe", "unsafe"].includes(toolCalls[0].input.label));
+  const { toolCalls: streamed } = streamText({ model, tools, toolChoice: "required", prompt: HARMLESS });
+  assert.ok(["safe", "unsafe"].includes((await streamed)[0].input.label));
 });
 
 test("an error keeps its status and is not retried", async () => {
