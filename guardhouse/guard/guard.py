@@ -28,6 +28,7 @@ from guardhouse.guard.labels import LabelRequest, LogProbs, label_log_probs
 from guardhouse.guard.many import submit_many
 from guardhouse.guard.policy import Policy
 from guardhouse.guard.prompt import FrameStore, PromptFrame
+from guardhouse.guard.rendering import Rendering, render_parts
 from guardhouse.guard.sizing import engine_config, window_of
 from guardhouse.guard.verdict import Verdict, find_answer_ids
 from guardhouse.guard.windows import cut_windows
@@ -262,6 +263,12 @@ class Guard:
         if conversation.policy_text is not None:
             return Policy.parse(conversation.policy_text)
         return policy or self._frames.default_policy
+
+    def render(self, conversation: Judged, *, policy: Policy | None = None) -> Rendering:
+        """The prompt that `submit` would have the model read, before it is cut into windows. Raises as `submit` does."""
+        conversation = _conversation(conversation)
+        frame = self._frame(conversation, policy)
+        return render_parts(self._frames.layout(frame.role, frame.policy), frame, conversation.turns)
 
     @property
     def default_policy(self) -> Policy:

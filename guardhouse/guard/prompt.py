@@ -109,6 +109,11 @@ class FrameStore:
         """The template's prompts stand in [INST] … [/INST]."""
         return "[INST]" in self._layouts["user"].head
 
+    def layout(self, role: Role, policy: Policy) -> Layout:
+        """The prompt's text around the turns, with this policy between the category markers."""
+        layout = self._layouts[role]
+        return layout if policy.text == self.default_policy.text else layout.with_policy(policy)
+
     def frame(self, role: Role, policy: Policy | None = None) -> PromptFrame:
         """`policy` None: the checkpoint's own."""
         policy = policy or self.default_policy
@@ -121,12 +126,10 @@ class FrameStore:
             return frame
 
     def _build(self, role: Role, policy: Policy) -> PromptFrame:
-        layout = self._layouts[role]
-        if policy.text != self.default_policy.text:
-            if self.tokenizer.encode(policy.text) != self.tokenizer.encode_template(policy.text):
-                raise PolicyError("the policy's text holds a special token of this checkpoint's tokenizer")
-            layout = layout.with_policy(policy)
-        return cut_frame(self.tokenizer, layout, policy, role)
+        is_default = policy.text == self.default_policy.text
+        if not is_default and self.tokenizer.encode(policy.text) != self.tokenizer.encode_template(policy.text):
+            raise PolicyError("the policy's text holds a special token of this checkpoint's tokenizer")
+        return cut_frame(self.tokenizer, self.layout(role, policy), policy, role)
 
     def _category_block(self) -> str:
         block = CATEGORY_BLOCK.search(self._layouts["user"].head)

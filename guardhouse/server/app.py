@@ -32,6 +32,7 @@ from guardhouse.server.job_runner import JobRunner
 from guardhouse.server.job_store import JobStore
 from guardhouse.server.metrics import Metrics
 from guardhouse.server.openapi import Endpoint, JsonSchema, document
+from guardhouse.server.playground import ASSET_PREFIX, PAGE_PATHS, Playground
 from guardhouse.server.reply import REQUEST_ID_HEADER, json_reply
 from guardhouse.server.routes import call_endpoints
 from guardhouse.server.service import GuardLoader, ModelService
@@ -39,7 +40,7 @@ from guardhouse.server.unwrap import Unwrap
 from guardhouse.server.workers_ai import RunRoute
 
 JOBS_FILE = "jobs.sqlite3"  # in the data folder
-PUBLIC_PATHS = frozenset({"/health"})
+PUBLIC_PATHS = frozenset({"/health", *PAGE_PATHS})  # what asks people for a key must open without one
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 HEALTH_SCHEMA: JsonSchema = {
     "type": "object",
@@ -82,7 +83,7 @@ def build_app(service: ModelService, settings: Settings, when_settled: Callable[
     ]
     endpoints.append(openapi_endpoint(endpoints))
     app = Starlette(
-        routes=[route for endpoint in endpoints for route in endpoint.routes()],
+        routes=[*(route for endpoint in endpoints for route in endpoint.routes()), *Playground.load().routes()],
         middleware=[Middleware(Unwrap), Middleware(AccessLog, metrics=metrics), Middleware(KeyCheck, keys=keys)],
         exception_handlers={404: unknown_route, 405: wrong_method},
         lifespan=lifespan,
@@ -181,15 +182,19 @@ async def wrong_method(request: Request, error: Exception) -> Response:
     return edge_reply(request.url.path, 405, 7001, words, allowed)
 
 
+def is_public(path: str) -> bool:
+    return path in PUBLIC_PATHS or path.startswith(ASSET_PREFIX)
+
+
 class KeyCheck:
-    """Lets nobody pass without a key, where keys are set; /health stays open for load balancers."""
+    """Lets nobody pass without a key, where keys are set; /health stays open for load balancers, the page for people."""
 
     def __init__(self, app: ASGIApp, keys: KeyRing) -> None:
         self._app = app
         self._keys = keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not len(self._keys) or scope["path"] in PUBLIC_PATHS:
+        if scope["type"] != "http" or not len(self._keys) or is_public(scope["path"]):
             return await self._app(scope, receive, send)
         try:
             key = presented_key(Headers(scope=scope))

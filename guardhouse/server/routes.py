@@ -15,6 +15,7 @@ from guardhouse.server.openai.completions import CompletionRequest, completions
 from guardhouse.server.openai.models import get_model, list_models
 from guardhouse.server.openai.moderations import ModerationReply, ModerationRequest, moderations
 from guardhouse.server.openapi import Endpoint, OpenAIErrorBody
+from guardhouse.server.render import RenderReply, RenderRequest, render
 
 ACCOUNT_PREFIX = "/client/v4/accounts/{account}/ai"  # where Workers AI has OpenAI's routes, too
 
@@ -63,6 +64,15 @@ def call_endpoints(handlers: Handlers) -> list[Endpoint]:
             tag="Guardhouse",
             body=CheckRequest,
             result=FullVerdict,
+        ),
+        endpoint(
+            "POST",
+            "/v1/render",
+            render,
+            summary="The prompt that a judgement would read, part by part, with token counts",
+            tag="Guardhouse",
+            body=RenderRequest,
+            result=RenderReply,
         ),
         endpoint("GET", "/info", info, summary="What runs here", tag="Server"),
         Endpoint(
