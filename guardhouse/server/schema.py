@@ -138,39 +138,3 @@ class RunOutput(msgspec.Struct, frozen=True, omit_defaults=True):
     usage: Usage
     tool_calls: list[dict[str, Any]] | None = None  # {"name", "arguments"}; a list wherever tools were offered
     verdict: dict[str, Any] | None = None  # absent where the caller owns the template (`raw`)
-
-
-class RenderInput(msgspec.Struct, frozen=True):
-    """Body of /v1/render."""
-
-    messages: list[dict[str, Any]]
-    policy: str | None = None  # a category list; None: the checkpoint's own, or a system message's
-
-
-class RenderedPart(msgspec.Struct, frozen=True):
-    """A stretch of the prompt: `head`, `content`, `joiner` or `tail`; `role` says who speaks in a content."""
-
-    kind: str
-    text: str
-    num_tokens: int
-    role: str | None
-
-
-class RenderedPolicy(msgspec.Struct, frozen=True):
-    """What stands between the category markers."""
-
-    name: str
-    is_default: bool
-    text: str
-    num_tokens: int
-    categories: list[dict[str, str]]  # code, name, description
-
-
-class RenderOutput(msgspec.Struct, frozen=True):
-    """Reply of /v1/render; `num_tokens` is what a judgement reads, `window` what the model takes at once."""
-
-    role: str
-    policy: RenderedPolicy
-    parts: list[RenderedPart]
-    num_tokens: int
-    window: int

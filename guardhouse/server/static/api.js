@@ -9,7 +9,8 @@ import { readEvents } from "./events.js";
 const ROOT = new URL("../", import.meta.url);
 const KEY = "guardhouse-key";
 export const MODEL = "@hf/thebloke/llamaguard-7b-awq";
-export const RUN_PATH = `client/v4/accounts/local/ai/run/${MODEL}`;
+export const CHECK_PATH = "v1/check";
+const RUN_PATH = `client/v4/accounts/local/ai/run/${MODEL}`;
 
 /** @typedef {"key" | "busy" | "loading" | "input" | "unreachable" | "server"} ErrorKind */
 
@@ -48,7 +49,16 @@ export const key = {
 export const baseUrl = () => ROOT.href;
 
 /**
- * Chat messages; a policy goes first, between the markers that make any text a policy or an error, never background.
+ * The body that says it to /v1/check and /v1/render.
+ * @param {Question} question
+ */
+export function bodyOf({ turns, policy }) {
+  return { messages: messagesOf({ turns, policy: null }), ...(policy === null ? {} : { policy }) };
+}
+
+/**
+ * Chat messages for routes that know no policy; it goes first, between the markers that make any text a policy
+ * or an error, never background.
  * @typedef {{turns: import("./store.js").Turn[], policy: string | null}} Question
  * @param {Question} question
  */
@@ -71,9 +81,9 @@ export async function health(signal) {
  * @param {AbortSignal} signal
  */
 export async function check(question, signal) {
-  const request = { messages: messagesOf(question) };
-  const reply = await (await post(RUN_PATH, request, signal)).json();
-  return { verdict: reply.result.verdict, request, reply };
+  const request = bodyOf(question);
+  const verdict = await (await post(CHECK_PATH, request, signal)).json();
+  return { verdict, request };
 }
 
 /**
@@ -82,9 +92,8 @@ export async function check(question, signal) {
  * @param {AbortSignal} signal
  * @returns {Promise<import("./store.js").Rendering>}
  */
-export async function render({ turns, policy }, signal) {
-  const body = { messages: messagesOf({ turns, policy: null }), ...(policy === null ? {} : { policy }) };
-  return (await post("v1/render", body, signal)).json();
+export async function render(question, signal) {
+  return (await post("v1/render", bodyOf(question), signal)).json();
 }
 
 /**
@@ -126,6 +135,7 @@ async function reach(path, options) {
   }
 }
 
+const KEY_CODES = /** @type {unknown[]} */ ([6003, "invalid_headers"]); // the key is no key at all: status 400
 /** @type {Record<number, ErrorKind>} */
 const KINDS = { 401: "key", 403: "key", 429: "busy", 503: "loading", 400: "input", 408: "busy", 413: "input" };
 
@@ -133,10 +143,10 @@ const KINDS = { 401: "key", 403: "key", 429: "busy", 503: "loading", 400: "input
 async function failure(response) {
   const { status, headers } = response;
   const { message, code } = errorOf(await response.text());
-  return new ApiError(status === 400 && code === 6003 ? "key" : KINDS[status] ?? "server", plain(message), {
+  return new ApiError(KEY_CODES.includes(code) ? "key" : KINDS[status] ?? "server", plain(message), {
     status,
     code,
-    requestId: headers.get("cf-ai-req-id") ?? headers.get("x-request-id"),
+    requestId: headers.get("x-request-id") ?? headers.get("cf-ai-req-id"),
     retryAfterS: Number(headers.get("retry-after")) || 2,
   });
 }

@@ -65,9 +65,9 @@ export class Conductor {
     this.store.set({ check: { ...check, phase: "pending", error: undefined } });
     const startedAt = performance.now();
     try {
-      const { verdict, request, reply } = await api.check({ turns, policy }, signal);
+      const { verdict, request } = await api.check({ turns, policy }, signal);
       const latencyMs = performance.now() - startedAt;
-      this.store.set({ check: { phase: "done", verdict, latencyMs, request, reply }, needsKey: false });
+      this.store.set({ check: { phase: "done", verdict, latencyMs, request }, needsKey: false });
     } catch (error) {
       if (signal.aborted) return;
       this.failed(api.asApiError(error));

@@ -19,7 +19,7 @@ export class JsonView {
     store.watch(["check"], ({ check }) => {
       if (check.phase === "pending") return;
       this.request.textContent = check.request ? JSON.stringify(check.request, null, 2) : "No request yet.";
-      this.reply.textContent = check.reply ? JSON.stringify(check.reply, null, 2) : check.error?.message ?? "No reply yet.";
+      this.reply.textContent = check.verdict ? JSON.stringify(check.verdict, null, 2) : check.error?.message ?? "No reply yet.";
     });
   }
 }

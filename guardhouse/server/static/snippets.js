@@ -4,7 +4,12 @@
  * Never knows: elements. A key is never written into code; the snippets read it from the environment.
  */
 
-/** @typedef {{base: string, path: string, model: string, messages: {role: string, content: string}[], needsKey: boolean}} Call */
+/**
+ * `body` is what /v1/check gets, `messages` what routes get that know no policy, `judged` the judged turn's text.
+ * @typedef {{role: string, content: string}[]} Messages
+ * @typedef {{base: string, path: string, model: string, body: {messages: Messages, policy?: string, threshold?: number},
+ *   messages: Messages, judged: string, needsKey: boolean}} Call
+ */
 
 /** @type {{id: string, title: string, write: (call: Call) => string}[]} */
 export const SNIPPETS = [
@@ -16,38 +21,47 @@ export const SNIPPETS = [
 ];
 
 /** @param {Call} call */
-function curl({ base, path, messages, needsKey }) {
+function curl({ base, path, body, needsKey }) {
   const key = needsKey ? ` \\\n  -H "Authorization: Bearer $GUARDHOUSE_KEY"` : "";
-  return `curl ${shell(base + path)}${key} \\\n  -H 'Content-Type: application/json' \\\n  -d ${shell(JSON.stringify({ messages }))}`;
+  return `curl ${shell(base + path)}${key} \\\n  -H 'Content-Type: application/json' \\\n  -d ${shell(JSON.stringify(body))}`;
 }
 
 /** @param {Call} call */
-function python({ base, path, messages, needsKey }) {
-  const key = needsKey ? `\n    headers={"Authorization": f"Bearer {os.environ['GUARDHOUSE_KEY']}"},` : "";
-  return `${needsKey ? "import os\n\n" : ""}import requests
+function python({ base, body, needsKey }) {
+  const { messages, policy, threshold } = body;
+  const key = needsKey ? `, os.environ["GUARDHOUSE_KEY"]` : "";
+  const options = [
+    policy === undefined ? "" : `    policy=${literal(policy)},\n`,
+    threshold === undefined ? "" : `    threshold=${threshold},\n`,
+  ].join("");
+  return `${needsKey ? "import os\n\n" : ""}from guardhouse import Client
 
-response = requests.post(
-    ${literal(base + path)},${key}
-    json={"messages": ${list(messages, 4)}},
-    timeout=30,
-)
-response.raise_for_status()
-verdict = response.json()["result"]["verdict"]
-print(verdict["flagged"], verdict["score"], verdict["codes"])`;
+guard = Client(${literal(base)}${key})
+verdict = guard.check(
+    ${list(messages, 4)},
+${options})
+print(verdict.flagged, verdict.score, verdict.codes)`;
 }
 
 /** @param {Call} call */
-function javascript({ base, path, messages, needsKey }) {
+function javascript({ base, path, body, needsKey }) {
+  const { messages, policy, threshold } = body;
   const key = needsKey ? `\n    authorization: \`Bearer \${process.env.GUARDHOUSE_KEY}\`,` : "";
+  const options = [
+    policy === undefined ? "" : `    policy: ${literal(policy)},\n`,
+    threshold === undefined ? "" : `    threshold: ${threshold},\n`,
+  ].join("");
   return `const response = await fetch(${literal(base + path)}, {
   method: "POST",
   headers: {
     "content-type": "application/json",${key}
   },
-  body: JSON.stringify({ messages: ${list(messages, 2)} }),
+  body: JSON.stringify({
+    messages: ${list(messages, 4)},
+${options}  }),
 });
 if (!response.ok) throw new Error(await response.text());
-const { verdict } = (await response.json()).result;
+const verdict = await response.json();
 console.log(verdict.flagged, verdict.score, verdict.codes);`;
 }
 
@@ -64,21 +78,19 @@ function worker({ model, messages }) {
 }
 
 /** @param {Call} call */
-function openai({ base, model, messages, needsKey }) {
+function openai({ base, judged, messages, needsKey }) {
   const key = needsKey ? `os.environ["GUARDHOUSE_KEY"]` : `"unused"`;
+  const note = messages.length > 1 ? "# This API knows neither conversations nor policies: the judged turn alone.\n" : "";
   return `${needsKey ? "import os\n\n" : ""}from openai import OpenAI
 
 client = OpenAI(base_url=${literal(`${base}v1`)}, api_key=${key})
-completion = client.chat.completions.create(
-    model=${literal(model)},
-    messages=${list(messages, 4)},
-)
-print(completion.choices[0].message.content)`;
+${note}result = client.moderations.create(input=${literal(judged)}).results[0]
+print(result.flagged, result.category_scores)`;
 }
 
 /**
  * A list of messages, one a line. JSON's strings are Python's and JavaScript's, too.
- * @param {{role: string, content: string}[]} messages
+ * @param {Messages} messages
  * @param {number} indent
  */
 function list(messages, indent) {

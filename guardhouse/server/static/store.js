@@ -9,9 +9,9 @@
  * @typedef {{id: number, role: Role, content: string}} Turn
  * @typedef {{flagged: boolean, score: number, mass: number, categories: Record<string, number>, codes: string[],
  *   policy: string, role: string, threshold: number, num_prompt_tokens: number, num_cached_tokens: number,
- *   windows: {start: number, end: number, score: number}[], text: string}} Verdict
+ *   category_names: Record<string, string>, windows: {start: number, end: number, score: number}[], text: string}} Verdict
  * @typedef {{phase: "empty" | "pending" | "done" | "error", verdict?: Verdict, latencyMs?: number,
- *   error?: import("./api.js").ApiError, request?: object, reply?: object}} Check
+ *   error?: import("./api.js").ApiError, request?: object}} Check
  * @typedef {{kind: string, text: string, num_tokens: number, role: string | null}} Part
  * @typedef {{code: string, name: string, description: string}} Category
  * @typedef {{role: string, num_tokens: number, window: number, parts: Part[], policy: {name: string,

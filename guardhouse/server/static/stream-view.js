@@ -17,7 +17,7 @@ export class StreamView {
     this.controller = undefined;
     this.button = h("button", { type: "button", id: "stream", className: "primary", onclick: () => this.toggle() }, "Stream the answer");
     this.timing = h("p", { className: "hint", id: "stream-timing" });
-    this.words = h("p", { className: "stream-words", id: "stream-words", "aria-label": "Model text" });
+    this.words = h("p", { className: "stream-words", id: "stream-words", role: "group", "aria-label": "Model text" });
     this.events = h("pre", { className: "code events", tabIndex: 0, role: "region", "aria-label": "Events as they came" });
     this.element = h(
       "div",

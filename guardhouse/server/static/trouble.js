@@ -63,6 +63,7 @@ export class Trouble {
   keyForm() {
     const field = h("input", {
       type: "password", id: "key", autocomplete: "off", spellcheck: false, required: true, placeholder: "API key",
+      pattern: "[!-~]+", title: "A key has no spaces, and no letters beyond ASCII.",
     });
     const form = h(
       "form",

@@ -15,6 +15,7 @@ import { Trouble } from "./trouble.js";
 /** @typedef {import("./store.js").Verdict} Verdict */
 
 const CLOSE_CALL = 0.08;
+const WORDS = { empty: "Nothing to judge yet", pending: "Judging…", done: "No verdict", error: "No verdict" };
 
 export class VerdictPanel {
   /**
@@ -70,7 +71,7 @@ export class VerdictPanel {
     this.gauge.show({
       score: verdict?.score ?? null,
       threshold,
-      word: isFlagged === null ? (phase === "pending" ? "Judging…" : "Nothing to judge yet") : isFlagged ? "Unsafe" : "Safe",
+      word: isFlagged === null ? WORDS[phase] : isFlagged ? "Unsafe" : "Safe",
       caption: verdict ? caption(verdict, threshold) : phase === "empty" ? "Type, or pick an example." : "",
     });
     const named = verdict && isFlagged ? namedCodes(verdict) : [];
