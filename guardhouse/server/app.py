@@ -31,6 +31,9 @@ from guardhouse.server.info import installed_version
 from guardhouse.server.job_runner import JobRunner
 from guardhouse.server.job_store import JobStore
 from guardhouse.server.metrics import Metrics
+from guardhouse.server.openai import batch_results
+from guardhouse.server.openai.batches import answer_stored
+from guardhouse.server.openai.file_store import FileStore
 from guardhouse.server.openapi import Endpoint, JsonSchema, document
 from guardhouse.server.playground import ASSET_PREFIX, PAGE_PATHS, Playground
 from guardhouse.server.reply import REQUEST_ID_HEADER, json_reply
@@ -39,7 +42,7 @@ from guardhouse.server.service import GuardLoader, ModelService
 from guardhouse.server.unwrap import Unwrap
 from guardhouse.server.workers_ai import RunRoute
 
-JOBS_FILE = "jobs.sqlite3"  # in the data folder
+JOBS_FILE, FILES_FOLDER = "jobs.sqlite3", "files"  # in the data folder
 PUBLIC_PATHS = frozenset({"/health", *PAGE_PATHS})  # what asks people for a key must open without one
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 HEALTH_SCHEMA: JsonSchema = {
@@ -65,11 +68,12 @@ def build_app(service: ModelService, settings: Settings, when_settled: Callable[
     metrics = Metrics(lambda: _engine_stats(service))
     jobs = JobRunner(partial(open_job_store, settings), settings.data_dir / JOBS_FILE)
     inference = Inference(service, settings, metrics, jobs)
+    handlers = Handlers(service, settings, metrics)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         service.start(when_settled)
-        await jobs.start({batches.KIND: inference.run_stored})
+        await jobs.start({batches.KIND: inference.run_stored, batch_results.KIND: partial(answer_stored, handlers)})
         yield
         await jobs.close()
         service.close()
@@ -79,7 +83,7 @@ def build_app(service: ModelService, settings: Settings, when_settled: Callable[
         *RunRoute(inference).endpoints(),
         *CatalogueRoutes(service).endpoints(),
         *BindingRoutes(inference).endpoints(),
-        *call_endpoints(Handlers(service, settings, metrics)),
+        *call_endpoints(handlers, jobs, FileStore(settings.data_dir / FILES_FOLDER, settings.job_retention_s)),
     ]
     endpoints.append(openapi_endpoint(endpoints))
     app = Starlette(

@@ -73,16 +73,28 @@ class Handlers:
         self._timeout_s = settings.request_timeout_s
         self._metrics = metrics
 
-    def context(self, request_id: str) -> Context:
-        """Raises ModelUnavailable while there is no guard."""
+    def context(self, request_id: str, timeout_s: float | None = None) -> Context:
+        """Raises ModelUnavailable while there is no guard. `timeout_s`: instead of the configured one."""
+        timeout_s = timeout_s or self._timeout_s
         return Context(
             guard=self._service.guard,
             names=self._service.names,
             id=request_id,
-            timeout_s=self._timeout_s,
-            deadline=time.monotonic() + self._timeout_s,
+            timeout_s=timeout_s,
+            deadline=time.monotonic() + timeout_s,
             count=lambda verdict: self._metrics.observe_verdict(verdict.flagged),
         )
+
+    def upload_handler(self, handle: Handler) -> Callable[[Request], Awaitable[Response]]:
+        """The same for a body that `handle` reads for itself."""
+
+        async def endpoint(request: Request) -> Response:
+            async def answered(request_id: str) -> Response:
+                return await handle(self.context(request_id), request, b"")
+
+            return await reply_or_error(answered, partial(error_reply_for, request.url.path))
+
+        return endpoint
 
     def handler(self, handle: Handler) -> Callable[[Request], Awaitable[Response]]:
         """`handle` with a context, the request and its whole body; its errors as replies in the path's dialect."""

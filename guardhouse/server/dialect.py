@@ -63,9 +63,14 @@ def error_reply_for(path: str, error: Exception, request_id: str) -> Response:
 
 def error_object(failure: Failure, error: Exception) -> dict[str, object]:
     """{"error": {"message", "type", "param", "code"}}."""
-    words = str(error) if failure.code == BAD_INPUT else failure.description
+    words = (str(error) if failure.code == BAD_INPUT else "") or failure.description
+    return _object(words, openai_error(failure))
+
+
+def failure_object(failure: Failure) -> tuple[int, dict[str, object]]:
+    """(status, the same) where the exception itself is gone."""
     row = openai_error(failure)
-    return _object(words, row)
+    return row.status or failure.status, _object(failure.description.removeprefix("Error: "), row)
 
 
 def openai_error(failure: Failure) -> OpenAIError:
