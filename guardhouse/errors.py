@@ -6,6 +6,7 @@ Never knows: HTTP statuses, codes or envelopes (server/errors.py has that table)
 GuardhouseError
 ├── ConfigError            a setting is unknown, malformed or contradicts another
 ├── CheckpointError        a checkpoint folder is missing something, broken or unsupported; names the file or tensor
+├── AdapterError           a LoRA adapter is missing something, broken or unsupported; names the file, field or tensor
 ├── BackendError           the asked-for device cannot be used on this machine
 ├── PolicyError            a policy file, category list or code is malformed
 ├── InputError             the caller's text or conversation cannot be judged as it stands
@@ -30,6 +31,10 @@ class ConfigError(GuardhouseError):
 
 class CheckpointError(GuardhouseError):
     """A checkpoint folder lacks something, is broken or unsupported."""
+
+
+class AdapterError(GuardhouseError):
+    """A LoRA adapter lacks something, is broken, unsupported, or was made for a model of another shape."""
 
 
 class BackendError(GuardhouseError):

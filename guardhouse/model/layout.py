@@ -55,6 +55,12 @@ def layer_linears(config: LlamaConfig, layer: int) -> tuple[LinearSpec, ...]:
     )
 
 
+def fused_linears(config: LlamaConfig, layer: int) -> dict[str, tuple[LinearSpec, ...]]:
+    """The linears of a layer as they run: those that read the same rows are one, their outputs side by side."""
+    query, key, value, output, gate, up, down = layer_linears(config, layer)
+    return {"qkv": (query, key, value), "output": (output,), "gate_up": (gate, up), "down": (down,)}
+
+
 def head_linear(config: LlamaConfig) -> LinearSpec:
     """The LM head, never quantised. Where it is tied, its weight is the embedding table's."""
     return LinearSpec(HEAD, config.hidden_size, config.vocab_size, has_bias=False, group_size=None)

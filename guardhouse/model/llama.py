@@ -4,7 +4,7 @@ Knows: the order of operations, which linears are fused, where the weights come 
 Never knows: requests, sampling, how a batch was put together, text, a backend's arrays from within.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from guardhouse.model.checkpoint import Checkpoint, LlamaConfig
-from guardhouse.model.layout import FINAL_NORM, layer_linears, layer_norms
+from guardhouse.model.layout import FINAL_NORM, fused_linears, layer_norms
+from guardhouse.model.lora import Adapter, Span, add_adapters_, spans_of
 from guardhouse.model.rope import rope_tables
 from guardhouse.model.weight_cache import CacheKey, Group, load_or_pack
 from guardhouse.ops.table import (
@@ -37,11 +38,12 @@ class Layer:
     """One decoder layer."""
 
     attention_norm: Array  # [hidden]
-    qkv: PackedLinear  # hidden -> (heads + 2 * kv_heads) * head_dim
-    output: PackedLinear  # heads * head_dim -> hidden
     mlp_norm: Array  # [hidden]
-    gate_up: PackedLinear  # hidden -> 2 * intermediate
-    down: PackedLinear  # intermediate -> hidden
+    linears: Mapping[str, PackedLinear]  # by the names of `layout.fused_linears`:
+    # qkv       hidden -> (heads + 2 * kv_heads) * head_dim
+    # output    heads * head_dim -> hidden
+    # gate_up   hidden -> 2 * intermediate
+    # down      intermediate -> hidden
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,39 +71,56 @@ class Llama:
         """Room for num_blocks * block_size tokens."""
         return self.ops.allocate_cache(self.config.num_layers, num_blocks, self.layout, block_size)
 
-    def forward(self, token_ids: Int32, batch: Batch, cache: KVCache, rows: Int32) -> Float32:
+    def forward(
+        self,
+        token_ids: Int32,
+        batch: Batch,
+        cache: KVCache,
+        rows: Int32,
+        adapters: Sequence[Adapter | None] = (),
+    ) -> Float32:
         """Run the batch's new tokens, write their keys and values, return the logits after some: [len(rows), vocab].
 
         `rows` are indices into token_ids. Nothing else is read of the last layer's output, so the rest of that layer
-        and the LM head run for those rows only.
+        and the LM head run for those rows only. `adapters`: each sequence's, or none at all.
         """
         assert len(token_ids) == len(batch.positions) > 0
         assert token_ids.min() >= 0, "a negative token id"
         assert token_ids.max() < self.config.vocab_size, "a token id outside the vocabulary"
         assert batch.positions.max() < self.max_positions, "a position beyond the rope table"
+        spans = spans_of(adapters, batch.query_starts) if any(adapters) else []
         x = self.ops.embed(self._weights.embedding, token_ids)  # [T, hidden]
-        for index, layer in enumerate(self._weights.layers):
-            attended = self._attend(x, index, layer, cache, batch)  # [T, heads * head_dim]
+        for index in range(self.config.num_layers):
+            attended = self._attend(x, index, cache, batch, spans)  # [T, heads * head_dim]
             if index == self.config.num_layers - 1:
                 if not len(rows):
                     return np.zeros((0, self.config.vocab_size), np.float32)
                 x, attended = x[rows], attended[rows]  # [R, ..]
-            self._project(x, attended, layer)
+                spans = spans_of(adapters, batch.query_starts, rows) if spans else []
+            self._project(x, attended, index, spans)
         normed = self.ops.rms_norm(x, self._weights.final_norm, self.config.rms_norm_eps)
         return np.asarray(self.ops.to_host(self.ops.linear(normed, self._weights.head)), np.float32)
 
-    def _attend(self, x: Array, index: int, layer: Layer, cache: KVCache, batch: Batch) -> Array:
-        ops = self.ops
-        qkv = ops.linear(ops.rms_norm(x, layer.attention_norm, self.config.rms_norm_eps), layer.qkv)
+    def _attend(self, x: Array, index: int, cache: KVCache, batch: Batch, spans: Sequence[Span]) -> Array:
+        ops, layer = self.ops, self._weights.layers[index]
+        normed = ops.rms_norm(x, layer.attention_norm, self.config.rms_norm_eps)
+        qkv = self._linear(normed, index, "qkv", spans)
         ops.rope_and_store(qkv, self._weights.rope, self.layout, cache, index, batch)
         return ops.attention(qkv, self.layout, cache, index, batch)
 
-    def _project(self, x: Array, attended: Array, layer: Layer) -> None:
+    def _project(self, x: Array, attended: Array, index: int, spans: Sequence[Span]) -> None:
         """The rest of a layer, row by row: x += output(attended); x += mlp(norm(x))."""
-        ops = self.ops
-        ops.add_(x, ops.linear(attended, layer.output))
-        gate_up = ops.linear(ops.rms_norm(x, layer.mlp_norm, self.config.rms_norm_eps), layer.gate_up)
-        ops.add_(x, ops.linear(ops.silu_mul(gate_up), layer.down))
+        ops, layer = self.ops, self._weights.layers[index]
+        ops.add_(x, self._linear(attended, index, "output", spans))
+        normed = ops.rms_norm(x, layer.mlp_norm, self.config.rms_norm_eps)
+        gate_up = self._linear(normed, index, "gate_up", spans)
+        ops.add_(x, self._linear(ops.silu_mul(gate_up), index, "down", spans))
+
+    def _linear(self, x: Array, index: int, name: str, spans: Sequence[Span]) -> Array:
+        """One of a layer's linears, with what the rows' adapters add to it."""
+        y = self.ops.linear(x, self._weights.layers[index].linears[name])
+        add_adapters_(y, x, spans, index, name, self.ops)
+        return y
 
 
 def load_llama(
@@ -136,14 +155,13 @@ def load_llama(
 
 def _build_layer(checkpoint: Checkpoint, ops: Ops, index: int, group: Group) -> Layer:
     attention_norm, mlp_norm = (ops.array(checkpoint.vector(f"{name}.weight")) for name in layer_norms(index))
-    return Layer(attention_norm, group["qkv"], group["output"], mlp_norm, group["gate_up"], group["down"])
+    return Layer(attention_norm, mlp_norm, group)
 
 
 def _pack_layer(checkpoint: Checkpoint, ops: Ops, layer: int) -> Group:
     """Linears that read the same rows are fused: fewer, larger products."""
-    query, key, value, output, gate, up, down = (linear.name for linear in layer_linears(checkpoint.config, layer))
-    fused = {"qkv": (query, key, value), "output": (output,), "gate_up": (gate, up), "down": (down,)}
-    return {name: _pack(checkpoint.fused(parts), ops) for name, parts in fused.items()}
+    fused = fused_linears(checkpoint.config, layer)
+    return {name: _pack(checkpoint.fused([part.name for part in parts]), ops) for name, parts in fused.items()}
 
 
 def _pack_vocabulary(checkpoint: Checkpoint, ops: Ops) -> Group:

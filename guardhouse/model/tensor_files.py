@@ -43,11 +43,11 @@ class TensorEntry:
 def find_tensors(folder: Path) -> dict[str, TensorEntry]:
     """Every tensor of the folder's weight files, by name. Headers are validated, data is not touched."""
     if (folder / SINGLE_FILE).exists():
-        return _read_header(folder / SINGLE_FILE)
+        return read_header(folder / SINGLE_FILE)
     if not (folder / INDEX_FILE).exists():
         raise CheckpointError(_describe_missing_weights(folder))
     shard_of = _read_index(folder / INDEX_FILE)
-    headers = {shard: _read_header(folder / shard) for shard in sorted(set(shard_of.values()))}
+    headers = {shard: read_header(folder / shard) for shard in sorted(set(shard_of.values()))}
     for name, shard in shard_of.items():
         if name not in headers[shard]:
             raise CheckpointError(f"{name}: not in {shard}, although {INDEX_FILE} says so")
@@ -107,7 +107,7 @@ def _read_index(path: Path) -> dict[str, str]:
     return shard_of
 
 
-def _read_header(path: Path) -> dict[str, TensorEntry]:
+def read_header(path: Path) -> dict[str, TensorEntry]:
     """Let safetensors itself validate the file (sizes, offsets, overlaps), then note where each tensor begins."""
     try:
         with safe_open(path, framework="np"):

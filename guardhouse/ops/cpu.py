@@ -39,7 +39,7 @@ class CpuOps:
     """See `guardhouse.ops.table.Ops` for every method's meaning.
 
     `isa` forces an instruction set ("portable" or "avx2") for tests; None takes the best one.
-    A packed weight that was used once stays alive as long as this object.
+    What it notes about a packed weight is forgotten with that weight.
     """
 
     name = "cpu"
@@ -57,7 +57,7 @@ class CpuOps:
         if not self._runtime:
             raise BackendError(f"cannot start {threads} threads with {self.isa} kernels on this machine")
         weakref.finalize(self, _destroy, self._lib, self._runtime, os.getpid())
-        self._weights: dict[int, tuple[PackedLinear, Structure]] = {}  # by id; the tuple keeps the id from being reused
+        self._weights: dict[int, Structure] = {}  # by the weight's id; an entry leaves when its weight does
         self._heads = _Latest(native_arguments.heads)
         self._batch = _Latest(native_arguments.batch)
         self._cache_layers = _Latest(native_arguments.cache_layers)
@@ -173,8 +173,9 @@ class CpuOps:
     def _weight(self, weight: PackedLinear) -> Structure:
         entry = self._weights.get(id(weight))
         if entry is None:
-            entry = self._weights[id(weight)] = (weight, native_arguments.packed_weight(weight))
-        return entry[1]
+            entry = self._weights[id(weight)] = native_arguments.packed_weight(weight)
+            weakref.finalize(weight, self._weights.pop, id(weight), None).atexit = False
+        return entry
 
     def _cache(self, cache: KVCache, layout: HeadLayout) -> list[native.CacheStruct]:
         expected = (layout.num_kv_heads, cache.block_size, layout.head_dim)

@@ -44,7 +44,7 @@ class DenseWeight:
     bias: Float32 | None = None  # [out]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class PackedLinear:
     """A weight in the backend's own layout. Its arrays may be memory-mapped files: a backend never writes them."""
 
