@@ -4,11 +4,13 @@ Knows: the layout of a batch and of a paged cache.
 Never knows: the engine.
 
 The "key" of a token is its id + 1, its "value" its position, so an unwritten slot, a wrong block, a missing copy or a
-wrong position changes or stops every result that depends on it.
+wrong position changes or stops every result that depends on it. Under an adapter, 1000 times its number is added to both
+keys and tokens: a block that was computed under another adapter changes every result, too.
 """
 
 import hashlib
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +44,15 @@ class FakeOps:
         cache.values[:, blocks] = values
 
 
+@dataclass(frozen=True)
+class FakeAdapter:
+    number: int
+
+    @property
+    def fingerprint(self) -> str:
+        return f"adapter {self.number}"
+
+
 class FakeModel:
     """Counts its steps. `gate` holds every step until it is set; `failures` makes the next steps fail."""
 
@@ -60,7 +71,9 @@ class FakeModel:
         shape = (1, num_blocks, 1, block_size, 1)
         return KVCache(np.zeros(shape, np.float32), np.zeros(shape, np.float32), block_size)
 
-    def forward(self, token_ids: Int32, batch: Batch, cache: KVCache, rows: Int32) -> Float32:
+    def forward(
+        self, token_ids: Int32, batch: Batch, cache: KVCache, rows: Int32, adapters: Sequence[Any] = ()
+    ) -> Float32:
         self.started.set()
         assert self.gate.wait(60)
         self.step_sizes.append(len(token_ids))
@@ -68,7 +81,10 @@ class FakeModel:
             self.failures -= 1
             raise ArithmeticError("the fake device is on fire")
         keys, values = cache.keys.reshape(-1), cache.values.reshape(-1)  # views
-        keys[batch.slot_mapping] = token_ids + 1
+        numbers = np.array(
+            [adapter.number if adapter else 0 for adapter in adapters or [None] * len(batch.context_lens)]
+        )
+        keys[batch.slot_mapping] = token_ids + 1 + 1000 * np.repeat(numbers, np.diff(batch.query_starts))
         values[batch.slot_mapping] = batch.positions
         logits = np.empty((len(rows), VOCAB_SIZE), np.float32)
         for index, row in enumerate(rows):

@@ -61,7 +61,7 @@ class BlockManager:
 
         The returned copies are to be made before the next step, and each is to be ended with `end_copy`.
         """
-        match = self._cache.match(sequence) if use_cache else Match([], ROOT_CONTENT, 0)
+        match = self._cache.match(sequence) if use_cache else Match([], sequence.root_content, 0)
         if match.copy_source is not None and not self._has_room(sequence, match, num_spare):
             match = replace(match, num_tokens=len(match.blocks) * self.block_size, copy_source=None)
         if not self._has_room(sequence, match, num_spare):
@@ -120,6 +120,7 @@ class BlockManager:
 
     def pin(self, sequence: Sequence) -> None:
         """Keep a fully computed sequence's blocks for good; the pin owns them in its place."""
+        assert sequence.adapter is None, "an adapter's prefixes come and go with it"
         tokens = sequence.tokens.tobytes()
         if tokens in self._pins:
             self.free(sequence)

@@ -23,10 +23,11 @@ from guardhouse.engine.block_manager import BlockManager
 from guardhouse.engine.job import Job, Pin
 from guardhouse.engine.kv_cache import load_prefix, prefix_key, save_prefix
 from guardhouse.engine.loop import EngineLoop
-from guardhouse.engine.request import Request, RequestResult
+from guardhouse.engine.request import Adapter, Request, RequestResult
 from guardhouse.engine.runner import Model, Runner
 from guardhouse.engine.sampler import validate_sampling
 from guardhouse.engine.scheduler import Scheduler
+from guardhouse.engine.sequence import ROOT_CONTENT
 from guardhouse.errors import ConfigError, ContextOverflow, InputError
 
 
@@ -78,6 +79,8 @@ class Engine:
         self._vocab_size = model.config.vocab_size
         self._model = model
         self._ids = itertools.count()
+        self._root_ids = itertools.count(ROOT_CONTENT - 1, -1)
+        self._roots: dict[str, int] = {}  # adapter's fingerprint -> root content
         self._blocks = BlockManager(config.num_blocks, config.block_size)
         self._scheduler = Scheduler(
             self._blocks, config.max_num_seqs, config.max_num_batched_tokens, config.target_step_s
@@ -91,7 +94,8 @@ class Engine:
         Raises InputError, ContextOverflow, QueueFull or EngineClosed at once.
         """
         self._validate(request)
-        job = Job(next(self._ids), request, self._vocab_size, self.config.max_model_len)
+        root = self._root_content(request.adapter)
+        job = Job(next(self._ids), request, self._vocab_size, self.config.max_model_len, root_content=root)
         self._loop.submit(job)
         return job.future
 
@@ -104,7 +108,7 @@ class Engine:
         request = Request(token_ids)
         self._validate(request)
         pin = Pin(wants_export=saved is not None)
-        job = Job(next(self._ids), request, self._vocab_size, self.config.max_model_len, pin)
+        job = Job(next(self._ids), request, self._vocab_size, self.config.max_model_len, pin=pin)
         key = self._prefix_key(job) if saved is not None else ""
         if saved is not None:
             shape = self._runner.prefix_shape(self._blocks.blocks_for(len(token_ids)))
@@ -147,6 +151,12 @@ class Engine:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+    def _root_content(self, adapter: Adapter | None) -> int:
+        """One number per adapter, the same again if it was unloaded meanwhile. Called on any thread."""
+        if adapter is None:
+            return ROOT_CONTENT
+        return self._roots.setdefault(adapter.fingerprint, next(self._root_ids))
 
     def _prefix_key(self, job: Job) -> str:
         if not self.config.model_fingerprint:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from guardhouse.engine.kv_cache import SavedPrefix
 from guardhouse.engine.request import Drawn, Request, RequestResult, SamplingParams
 from guardhouse.engine.sampler import Sampler, validate_sampling, with_logprobs
-from guardhouse.engine.sequence import Sequence
+from guardhouse.engine.sequence import ROOT_CONTENT, Sequence
 from guardhouse.errors import ContextOverflow
 
 Float32 = NDArray[np.float32]
@@ -34,7 +34,16 @@ class Pin:
 class Job:
     """Gathers the rows and tokens of one request. The engine thread alone changes it after submission."""
 
-    def __init__(self, job_id: int, request: Request, vocab_size: int, window: int, pin: Pin | None = None) -> None:
+    def __init__(
+        self,
+        job_id: int,
+        request: Request,
+        vocab_size: int,
+        window: int,
+        *,
+        pin: Pin | None = None,
+        root_content: int = ROOT_CONTENT,
+    ) -> None:
         self.id = job_id
         self.request = request
         self.pin = pin
@@ -42,7 +51,14 @@ class Job:
         # A pin's last logits are not reported; they tell whether the prefix is sound.
         wants_last = request.sampling is not None or request.decide is not None or pin is not None
         tokens = array("i", np.ascontiguousarray(request.token_ids, dtype=np.int32).tobytes())
-        self.sequence = Sequence(job_id, tokens, request.logit_positions, wants_last=wants_last)
+        self.sequence = Sequence(
+            job_id,
+            tokens,
+            request.logit_positions,
+            wants_last=wants_last,
+            adapter=request.adapter,
+            root_content=root_content,
+        )
         self._wanted = frozenset(request.logit_positions)
         self._vocab_size = vocab_size
         self._window = window

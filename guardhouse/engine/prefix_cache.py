@@ -6,7 +6,8 @@ Never knows: who owns a block, tensors, scheduling, text.
 A full block is found by the pair (content before it, its own tokens). A content is a number that is given to a block
 when its keys and values have been computed, and never used again; it stands for all tokens up to the block's end. The
 pair is looked up by hash and then compared in full, so neither a collision nor a block that was reused in the meantime
-can ever return another prompt's keys and values.
+can ever return another prompt's keys and values. What comes before the first block is the sequence's root content, one
+number per adapter: a chain that begins at one root never meets another's. Pins belong to the model's own weights.
 """
 
 from dataclasses import dataclass, replace
@@ -35,9 +36,6 @@ class PinnedPrefix:
     num_tokens: int
     blocks: list[int]
     content: int
-
-
-NO_PIN = PinnedPrefix(b"", 0, [], ROOT_CONTENT)
 
 
 class PrefixCache:
@@ -87,7 +85,9 @@ class PrefixCache:
         """As many of the sequence's tokens as are listed and need not be computed again."""
         limit = sequence.num_cacheable
         tokens = sequence.tokens.tobytes()
-        pin = next((pin for pin in self._pins if pin.num_tokens <= limit and tokens.startswith(pin.tokens)), NO_PIN)
+        pins = self._pins if sequence.root_content == ROOT_CONTENT else ()
+        no_pin = PinnedPrefix(b"", 0, [], sequence.root_content)
+        pin = next((pin for pin in pins if pin.num_tokens <= limit and tokens.startswith(pin.tokens)), no_pin)
         blocks = pin.blocks.copy()
         before = content = pin.content
         num_tokens = pin.num_tokens

@@ -55,6 +55,14 @@ class Constraint(Protocol):
         """This token was drawn: work out, elsewhere, what may follow."""
 
 
+class Adapter(Protocol):
+    """What the model adds to its own weights for one request; opaque here but for its name."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal exactly where the keys and values that come of it are."""
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """Prefill `token_ids`, report the logits after some of them, then decode if `sampling` (or `decide`) says so."""
@@ -68,6 +76,7 @@ class Request:
     constraint: Constraint | None = None
     num_logprobs: int | None = None  # None: no log probabilities; n: of the drawn token and of the n likeliest
     on_token: Callable[[Drawn], bool | None] | None = None  # called on the engine thread; True: enough, stop here
+    adapter: Adapter | None = None  # None: the model's own weights
     is_follow_up: bool = False  # goes on with work that was let in before: a full queue does not refuse it
     deadline: float | None = None  # time.monotonic() value after which the request fails with DeadlineExceeded
 

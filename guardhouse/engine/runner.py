@@ -5,6 +5,7 @@ Never knows: requests, futures, sampling, why a sequence was chosen.
 """
 
 from array import array
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -55,7 +56,9 @@ class Model(Protocol):
 
     def allocate_cache(self, num_blocks: int, block_size: int) -> KVCache: ...
 
-    def forward(self, token_ids: Int32, batch: Batch, cache: KVCache, rows: Int32) -> Float32: ...
+    def forward(
+        self, token_ids: Int32, batch: Batch, cache: KVCache, rows: Int32, adapters: Sequence[Any] = ()
+    ) -> Float32: ...
 
 
 class Runner:
@@ -70,7 +73,8 @@ class Runner:
         for copy in plan.copies:
             self._model.ops.copy_block(self._cache, copy.source, copy.target)
         token_ids, batch, rows = build_batch(plan.chunks, self._cache.block_size)
-        return self._model.forward(token_ids, batch, self._cache, rows)
+        adapters = [chunk.sequence.adapter for chunk in plan.chunks]
+        return self._model.forward(token_ids, batch, self._cache, rows, adapters)
 
     def prefix_shape(self, num_blocks: int) -> tuple[int, ...]:
         num_layers, _, *rest = self._cache.keys.shape

@@ -26,6 +26,7 @@ from guardhouse.engine.sequence import Sequence
 from guardhouse.engine.step_cost import StepBudget, StepCost
 
 arrival = attrgetter("id")
+root_content = attrgetter("sequence.root_content")
 expected_remaining = attrgetter("num_expected_remaining")
 
 
@@ -114,6 +115,7 @@ class Scheduler:
         self._schedule_decodes(plan, budget)
         if budget:
             self._schedule_prefills(plan, budget)
+        plan.chunks.sort(key=root_content)  # an adapter's rows side by side: fewer, larger products
         if not self._running and self._waiting:  # all blocks that are not pinned are free, and still too few
             plan.rejected.append(self._waiting.pop(0))
         return plan

@@ -13,9 +13,11 @@ from bisect import bisect_left
 from collections.abc import Iterable
 from typing import TypeAlias
 
+from guardhouse.engine.request import Adapter
+
 IntArray: TypeAlias = "array[int]"  # C ints: 4 bytes each, compared and copied at memory speed
 
-ROOT_CONTENT = 0  # the content that comes before the first block of every sequence
+ROOT_CONTENT = 0  # the content that comes before the first block of a sequence; under an adapter, a negative number
 
 
 class Sequence:
@@ -23,6 +25,7 @@ class Sequence:
 
     __slots__ = (
         "_next_wanted",
+        "adapter",
         "block_table",
         "id",
         "last_content",
@@ -32,15 +35,29 @@ class Sequence:
         "num_pinned_blocks",
         "num_prompt_tokens",
         "num_published_blocks",
+        "root_content",
         "tokens",
         "wanted_positions",
         "wants_last",
     )
 
     def __init__(
-        self, sequence_id: int, tokens: IntArray, wanted_positions: Iterable[int] = (), *, wants_last: bool
+        self,
+        sequence_id: int,
+        tokens: IntArray,
+        wanted_positions: Iterable[int] = (),
+        *,
+        wants_last: bool,
+        adapter: Adapter | None = None,
+        root_content: int = ROOT_CONTENT,
     ) -> None:
-        """`wanted_positions`: prompt tokens whose logits are reported; `wants_last`: those of the newest token, too."""
+        """`wanted_positions`: prompt tokens whose logits are reported; `wants_last`: those of the newest token, too.
+
+        `root_content`: what the prefix cache calls the nothing before the first token. Keys and values differ under an
+        adapter, so each adapter has a root of its own, and no block is ever shared across adapters.
+        """
+        self.adapter = adapter
+        self.root_content = root_content
         self.id = sequence_id  # order of arrival
         self.tokens = tokens  # prompt, then what was generated
         self.num_prompt_tokens = len(tokens)
@@ -53,7 +70,7 @@ class Sequence:
         self.block_table = array("i")
         self.num_pinned_blocks = 0  # leading blocks that belong to a pinned prefix; the sequence owns the others
         self.num_published_blocks = 0  # leading blocks that the prefix cache knows, here or as an equal block
-        self.last_content = ROOT_CONTENT  # what the prefix cache calls the content up to the last of them
+        self.last_content = root_content  # what the prefix cache calls the content up to the last of them
 
     @property
     def num_tokens(self) -> int:
@@ -101,4 +118,4 @@ class Sequence:
         self.block_table = array("i")
         self.num_pinned_blocks = 0
         self.num_published_blocks = 0
-        self.last_content = ROOT_CONTENT
+        self.last_content = self.root_content

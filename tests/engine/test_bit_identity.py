@@ -1,10 +1,11 @@
 """A verdict's logits and a seeded text are the same bits, whatever runs beside them and wherever they come from."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from adapters import write_adapter
 from checkpoints import write_checkpoint
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -14,6 +15,7 @@ from guardhouse.engine.request import Request, RequestResult, SamplingParams
 from guardhouse.errors import BackendError
 from guardhouse.model.checkpoint import Checkpoint
 from guardhouse.model.llama import Llama, load_llama
+from guardhouse.model.lora import Adapter, load_adapter
 from guardhouse.ops import load_ops
 
 WINDOW = 160
@@ -48,8 +50,11 @@ class World:
             assert result.token_ids == expected.token_ids, f"request {index} has another text"
 
 
-def requests_of(vocab_size: int) -> tuple[np.ndarray, tuple[Request, ...]]:
-    """Verdicts and texts with a common prefix, without, with a common beginning, and of every awkward length."""
+def requests_of(vocab_size: int, adapters: list[Adapter]) -> tuple[np.ndarray, tuple[Request, ...]]:
+    """Verdicts and texts with a common prefix, without, with a common beginning, and of every awkward length.
+
+    Some run under an adapter; the last four are prompts that others have, too, under other adapters.
+    """
     generator = np.random.default_rng(3)
     prefix = generator.integers(0, vocab_size, PREFIX_LENGTH).astype(np.int32)
     prompts = [np.append(prefix, generator.integers(0, vocab_size, size).astype(np.int32)) for size in (1, 3, 20, 70)]
@@ -59,7 +64,9 @@ def requests_of(vocab_size: int) -> tuple[np.ndarray, tuple[Request, ...]]:
     for index, prompt in enumerate(prompts):
         last = len(prompt) - 1
         positions = (last, max(0, last - 3)) if index % 3 else (last // 2, last)
-        requests.append(Request(prompt, positions, sampling=WARM if index % 2 else None))
+        adapter = adapters[index % 4 - 2] if index % 4 > 1 and index != 2 else None
+        requests.append(Request(prompt, positions, sampling=WARM if index % 2 else None, adapter=adapter))
+    requests += [replace(requests[index], adapter=adapter) for index in (2, 3) for adapter in adapters]
     return prefix, tuple(requests)
 
 
@@ -69,10 +76,13 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
         ops = (load_ops("cpu", 1), load_ops("cpu", 2))
     except BackendError as error:
         pytest.skip(str(error))
-    checkpoint = Checkpoint.open(write_checkpoint(tmp_path_factory.mktemp("model"), quant=32))
+    path = write_checkpoint(tmp_path_factory.mktemp("model"), quant=32)
+    checkpoint = Checkpoint.open(path)
     models = (load_llama(checkpoint, ops[0], None), load_llama(checkpoint, ops[1], None))
     assert all(model.ops.is_deterministic for model in models)
-    prefix, requests = requests_of(checkpoint.config.vocab_size)
+    folders = [write_adapter(tmp_path_factory.mktemp(f"adapter{n}"), path, rank=3 + n, seed=n) for n in range(2)]
+    adapters = [load_adapter(folder, checkpoint.config, ops[0]) for folder in folders]
+    prefix, requests = requests_of(checkpoint.config.vocab_size, adapters)
     unfinished = World(models, checkpoint.fingerprint, prefix, requests, ())
     alone = []
     for request in requests:
@@ -86,7 +96,7 @@ def run(engine: Engine, world: World, order: list[int]) -> dict[int, RequestResu
     return {index: future.result() for index, future in futures}
 
 
-EVERY = list(range(11))
+EVERY = list(range(15))
 orders = st.lists(st.sampled_from(EVERY), min_size=1, max_size=16)
 
 
@@ -121,7 +131,9 @@ def test_cached_verdict_is_really_cached(world: World) -> None:
 
 def test_preemption_changes_no_bit(world: World) -> None:
     long = SamplingParams(max_tokens=40, temperature=0.9, seed=8)
-    requests = [Request(request.token_ids[:30], (0,), sampling=long) for request in world.requests]
+    requests = [
+        replace(one, token_ids=one.token_ids[:30], logit_positions=(0,), sampling=long) for one in world.requests
+    ]
     with world.engine(world.models[0]) as engine:
         alone = [engine.submit(request).result() for request in requests]
     with world.engine(world.models[0], block_size=4, num_blocks=40) as engine:
