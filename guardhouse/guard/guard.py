@@ -5,27 +5,26 @@ Never knows: HTTP, files of the callers, terminals.
 """
 
 import asyncio
-import hashlib
+import copy
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypedDict, Unpack
 
-import numpy as np
-
 from guardhouse.config import Settings
 from guardhouse.engine.engine import Engine, EngineStats
 from guardhouse.engine.grammar import Grammar, GrammarCompiler, GrammarSource
-from guardhouse.errors import ContextOverflow, EngineClosed, InputError
+from guardhouse.errors import ContextOverflow, InputError
 from guardhouse.guard.conversation import Conversation, Role, Turn, parse_guard_prompt, parse_messages, require_unicode
 from guardhouse.guard.generating import GenerateOptions, Generation, GenerationTask, start_generation
-from guardhouse.guard.judging import Case, Judging, settle
+from guardhouse.guard.judging import Case, Judging, Submit
 from guardhouse.guard.labels import LabelRequest, LogProbs, label_log_probs
 from guardhouse.guard.many import submit_many
+from guardhouse.guard.pins import Pins
 from guardhouse.guard.policy import Policy
 from guardhouse.guard.prompt import FrameStore, PromptFrame
 from guardhouse.guard.rendering import Rendering, render_parts
@@ -34,6 +33,7 @@ from guardhouse.guard.verdict import Verdict, find_answer_ids
 from guardhouse.guard.windows import cut_windows
 from guardhouse.model.checkpoint import Checkpoint
 from guardhouse.model.llama import load_llama
+from guardhouse.model.lora import Adapter, load_adapter
 from guardhouse.model.tokenizer import Tokenizer
 from guardhouse.ops import load_ops
 
@@ -84,7 +84,8 @@ class Guard:
         engine: Engine,
         grammars: GrammarCompiler,
         threshold: float,
-        prefix_dir: Path | None,
+        pins: Pins | None,
+        read_adapter: Callable[[Path], Adapter],
     ) -> None:
         self.info = info
         self._frames = frames
@@ -92,9 +93,9 @@ class Guard:
         self._engine = engine
         self._grammars = grammars
         self._threshold = threshold
-        self._prefix_dir = prefix_dir
-        self._pinned: set[Role] = set()
-        self._pinner = ThreadPoolExecutor(1, thread_name_prefix="guardhouse-pin")
+        self._pins = pins
+        self._read_adapter = read_adapter
+        self._submit: Submit = engine.submit
 
     @classmethod
     def load(
@@ -125,10 +126,12 @@ class Guard:
             num_bytes=checkpoint.num_bytes,
             is_embedded=is_embedded,
         )
-        prefix_dir = settings.cache_dir / "prefixes" if checkpoint.num_bytes >= PINNED_FROM_BYTES else None
-        guard = cls(info, frames, engine, grammars, settings.threshold, prefix_dir)
+        saved_dir = settings.cache_dir / "prefixes" if checkpoint.num_bytes >= PINNED_FROM_BYTES else None
+        pins = Pins(engine, frames, saved_dir, ops.name)
+        read_adapter = partial(load_adapter, config=checkpoint.config, ops=ops)
+        guard = cls(info, frames, engine, grammars, settings.threshold, pins, read_adapter)
         try:
-            guard._pin("user")
+            pins.pin("user")
         except BaseException:
             guard.close()
             raise
@@ -229,7 +232,21 @@ class Guard:
             on_piece=options.get("on_piece"),
             deadline=_deadline(options.get("timeout_s")),
         )
-        return start_generation(task, self._engine.submit, self._tokenizer)
+        return start_generation(task, self._submit, self._tokenizer)
+
+    def load_adapter(self, folder: Path) -> Adapter:
+        """Read a LoRA adapter in PEFT's format. Raises AdapterError, naming what is wrong with which file or tensor."""
+        return self._read_adapter(folder)
+
+    def with_adapter(self, adapter: Adapter) -> Self:
+        """This guard, judging and writing with an adapter on top of its weights. The two share all but that.
+
+        >>> tuned = guard.with_adapter(guard.load_adapter(Path("my-adapter")))  # doctest: +SKIP
+        """
+        view = copy.copy(self)
+        view._submit = lambda request: self._engine.submit(replace(request, adapter=adapter))
+        view._pins = None  # they were computed without it
+        return view
 
     def compile_schema(self, schema: object) -> Future[Grammar]:
         """A JSON Schema as a grammar for `generate`. Raises SchemaError or QueueFull; so may the future, which callers
@@ -250,7 +267,7 @@ class Guard:
     ) -> Future[LogProbs]:
         """[len(labels)]: log P of each of these tokens coming next, over the whole vocabulary."""
         request = LabelRequest(token_ids, labels, _deadline(timeout_s))
-        return label_log_probs(request, self._engine.submit, self._tokenizer.vocab_size)
+        return label_log_probs(request, self._submit, self._tokenizer.vocab_size)
 
     def prompt_ids(self, conversation: Judged, *, policy: Policy | None = None) -> list[int]:
         """The token ids that judging this conversation would begin with."""
@@ -287,7 +304,8 @@ class Guard:
 
     def close(self) -> None:
         """Fail what is pending with EngineClosed and free the model."""
-        self._pinner.shutdown(wait=False, cancel_futures=True)
+        if self._pins is not None:
+            self._pins.close()
         self._engine.close()
         self._grammars.close()
 
@@ -330,27 +348,9 @@ class Guard:
         return [frame.ids([*context, window]) for window in windows], spans
 
     def _start(self, case: Case, role: Role | None) -> Future[Verdict]:
-        """Start a case; the first ones of a role under the default policy wait until that role's prefix is pinned."""
-        judging = Judging(case, self._engine.submit, self._tokenizer)
-        if role is None or role in self._pinned:
-            return judging.start()
-        try:
-            pinning = self._pinner.submit(self._pin, role)
-        except RuntimeError as error:
-            raise EngineClosed("the guard is closed") from error
-        pinning.add_done_callback(partial(_start_once_pinned, judging))
-        return judging.future
-
-    def _pin(self, role: Role) -> None:
-        if role in self._pinned:
-            return
-        ids = np.array(self._frames.frame(role).head, dtype=np.int32)
-        saved = None
-        if self._prefix_dir is not None:
-            key = f"{self._engine.config.model_fingerprint}-{self.info.device}".encode() + ids.tobytes()
-            saved = self._prefix_dir / f"{hashlib.sha256(key).hexdigest()[:32]}.npz"
-        self._engine.pin(ids, saved=saved)
-        self._pinned.add(role)
+        """`role`: whose pinned prefix the prompts begin with; None: nobody's."""
+        judging = Judging(case, self._submit, self._tokenizer)
+        return judging.start() if role is None or self._pins is None else self._pins.start(judging, role)
 
     def _generation_ids(self, prompt: str | Sequence[Mapping[str, object]], *, raw: bool, lead: str) -> list[int]:
         ids = self._prompt_ids(prompt, raw=raw)
@@ -367,17 +367,6 @@ class Guard:
     def _plain_ids(self, text: str) -> list[int]:
         require_unicode(text, "the prompt")
         return self._tokenizer.encode(text, bos=self._tokenizer.add_bos)
-
-
-def _start_once_pinned(judging: Judging, pinning: Future[None]) -> None:
-    """The case shares the pin's fate: an error of the pin, and that nobody pins any more, are its own."""
-    try:
-        if pinning.cancelled():
-            raise EngineClosed("the guard was closed before the request began")
-        pinning.result()
-        judging.start()
-    except BaseException as error:  # whatever it is, it belongs to whoever waits, not to the pinning thread
-        settle(judging.future, error)
 
 
 def _conversation(judged: Judged) -> Conversation:
