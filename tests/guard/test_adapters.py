@@ -48,9 +48,11 @@ def test_verdicts_are_the_same_alone_and_among_those_of_other_adapters(guard: Gu
 
 
 def test_texts_are_written_under_the_adapter(guard: Guard, tuned: list[Guard]) -> None:
-    texts = [one.generate("the cake", raw=True, sampling=RAW).result().token_ids for one in (guard, *tuned, guard)]
-    assert texts[0] == texts[3]
-    assert len(set(texts)) == 3
+    """This model always writes the same words; how likely it found them tells who wrote."""
+    every = [guard, *tuned, guard]
+    written = [one.generate("the cake", raw=True, sampling=RAW, num_logprobs=0).result().drawn for one in every]
+    assert written[0] == written[3]
+    assert len(set(written)) == 3
 
 
 def test_a_prompt_of_the_callers_own_is_judged_under_the_adapter(guard: Guard, tuned: list[Guard]) -> None:
