@@ -48,7 +48,7 @@ BY_CODE = {
 
 
 def speaks_openai(path: str) -> bool:
-    return path.startswith(OPENAI_PATHS)
+    return path.startswith(OPENAI_PATHS) and "/workers-ai/" not in path  # /v1/…/workers-ai/… is AI Gateway's
 
 
 def error_reply_for(path: str, error: Exception, request_id: str) -> Response:

@@ -16,7 +16,12 @@ from guardhouse.server.schema import RUN_INPUT_SCHEMA, RunOutput
 from guardhouse.server.transport import read_body
 from guardhouse.server.validate import decode_json
 
-PATHS = ("/client/v4/accounts/{account}/ai/run/{model:path}", "/client/v4/ai/run/{model:path}")
+PATHS = (
+    "/client/v4/accounts/{account}/ai/run/{model:path}",
+    "/client/v4/ai/run/{model:path}",  # callers without an account exist
+    "/v1/{account}/{gateway}/workers-ai/run/{model:path}",  # AI Gateway's address of the same; the last as documented,
+    "/v1/{account}/{gateway}/workers-ai/{model:path}",  # the one before it as workers-ai-provider asks
+)
 
 
 class RunRoute:

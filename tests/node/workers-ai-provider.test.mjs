@@ -6,8 +6,9 @@ import { createWorkersAI } from "workers-ai-provider";
 import { Guardhouse } from "../../clients/js/guardhouse.js";
 import { BASE, HARMFUL, HARMLESS, MODEL, UNSAFE } from "./server.mjs";
 
-const toGuardhouse = (url, init) => fetch(String(url).replace("https://api.cloudflare.com", BASE), init);
-const model = createWorkersAI({ accountId: "local", apiKey: "any", fetch: toGuardhouse })(MODEL);
+const toGuardhouse = (url, init) => fetch(String(url).replace(/^https:\/\/(api|gateway\.ai)\.cloudflare\.com/, BASE), init);
+const settings = { accountId: "local", apiKey: "any", fetch: toGuardhouse };
+const model = createWorkersAI(settings)(MODEL);
 
 test("generateText gives the verdict and its usage", async () => {
   const { text, usage, finishReason } = await generateText({ model, prompt: HARMLESS });
@@ -33,6 +34,12 @@ test("streamText ends well, with usage", async () => {
   assert.match(text, UNSAFE);
   assert.equal(await result.finishReason, "stop");
   assert.ok((await result.usage).outputTokens > 1);
+});
+
+test("the address of an AI Gateway leads here too", async () => {
+  const behind = createWorkersAI({ ...settings, gateway: { id: "mine", skipCache: true } })(MODEL);
+  assert.equal((await generateText({ model: behind, prompt: HARMLESS })).text, "safe");
+  assert.match(await streamText({ model: behind, prompt: HARMFUL }).text, UNSAFE);
 });
 
 test("generateObject gives an object that fits its schema", async () => {
@@ -63,7 +70,7 @@ test("a required tool is called with arguments that fit its schema", async () =>
 });
 
 test("an error keeps its status and is not retried", async () => {
-  const nothing = createWorkersAI({ accountId: "local", apiKey: "any", fetch: toGuardhouse })("@cf/meta/nothing");
+  const nothing = createWorkersAI(settings)("@cf/meta/nothing");
   await assert.rejects(generateText({ model: nothing, prompt: HARMLESS }), (error) => {
     assert.ok(APICallError.isInstance(error));
     assert.equal(error.statusCode, 400);

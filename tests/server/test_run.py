@@ -22,6 +22,8 @@ from guardhouse.server.transport import MAX_BODY
         RUN.replace("thebloke/llama", "thebloke%2Fllama").replace("@hf/", "@hf%2F"),
         RUN.replace("@", "%40"),
         RUN.replace("/accounts/local", ""),
+        RUN.replace("/client/v4/accounts/local/ai", "/v1/local/gateway/workers-ai"),
+        RUN.replace("/client/v4/accounts/local/ai/run", "/v1/local/gateway/workers-ai"),
         RUN + "/",
     ],
 )
