@@ -83,7 +83,8 @@ class Endpoint:
     result: Shape = None  # of a 200; with `is_enveloped`, what stands under "result"
     result_type: str = "application/json"
     is_enveloped: bool = False  # {"result": …, "success": true, "errors": [], "messages": []}
-    is_streamed: bool = False  # may also answer with server-sent events
+    is_streamed: bool = False  # may also answer with a stream
+    stream_type: str = "text/event-stream"
     also: Mapping[int, Shape] = field(default_factory=dict)  # bodies of further statuses
     error: type = ErrorEnvelope  # or OpenAIErrorBody
     is_public: bool = False  # needs no key even where keys are set
@@ -148,7 +149,7 @@ def _parameters(endpoint: Endpoint) -> list[JsonSchema]:
 def _responses(endpoint: Endpoint) -> dict[str, JsonSchema]:
     content: JsonSchema = {endpoint.result_type: {"schema": _enveloped(endpoint)}}
     if endpoint.is_streamed:
-        content["text/event-stream"] = {"schema": {"type": "string"}}
+        content[endpoint.stream_type] = {"schema": {"type": "string"}}
     responses = {"200": {"description": "Done", "content": content}}
     errors = {} if endpoint.is_public else BODY_ERRORS
     for status, text in errors.items():

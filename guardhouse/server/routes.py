@@ -135,6 +135,8 @@ def own_endpoints(describe: Describe) -> list[Endpoint]:
             tag="Guardhouse",
             body=CheckRequest,
             result=FullVerdict,
+            is_streamed=True,
+            stream_type="application/x-ndjson",
         ),
         endpoint(
             "POST",
