@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Literal
 
 from guardhouse.config import Settings
-from guardhouse.errors import CheckpointError
+from guardhouse.errors import BackendError, CheckpointError
 from guardhouse.model.checkpoint import read_config
-from guardhouse.ops import native_library_path
+from guardhouse.ops import describe_cuda, native_library_path
 
 # What the kernels can use, fastest last. AVX2 is a first-class target; the rest is optional.
 X86_FEATURES = ("avx2", "f16c", "fma", "avx512f", "avx512_vnni", "avx_vnni")
@@ -39,6 +39,7 @@ def examine(settings: Settings, model: Path | None) -> Iterator[Finding]:
     yield _model(settings, model)
     yield _native_library()
     yield _processor()
+    yield _gpu(settings)
     yield _threads(settings)
     yield _memory()
     yield _disk(settings.cache_dir)
@@ -73,6 +74,19 @@ def _processor() -> Finding:
     if flags and "avx2" not in found:
         return Finding("processor", "note", f"{machine} without AVX2: the portable kernels are used")
     return Finding("processor", "good", f"{machine} {' '.join(found)}".strip())
+
+
+def _gpu(settings: Settings) -> Finding:
+    """Device, driver, torch, and what of them is missing. Bad only where the settings ask for it."""
+    missing: Literal["note", "bad"] = "bad" if settings.device == "cuda" else "note"
+    driver = Path("/proc/driver/nvidia/version")
+    if not driver.exists():
+        return Finding("gpu", missing, "no NVIDIA driver is loaded: the processor computes", "--device cpu")
+    version = next((word for word in driver.read_text(encoding="utf-8").split() if word[:1].isdigit()), "unknown")
+    try:
+        return Finding("gpu", "good", f"{describe_cuda()}, driver {version}")
+    except BackendError as error:
+        return Finding("gpu", missing, f"driver {version}, but {error}", "pip install 'guardhouse[cuda]'")
 
 
 def _cpu_flags() -> frozenset[str]:

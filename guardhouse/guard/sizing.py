@@ -30,10 +30,12 @@ def window_of(config: LlamaConfig, settings: Settings) -> int:
     return min(config.max_positions, LARGEST_DEFAULT_WINDOW)
 
 
-def engine_config(checkpoint: Checkpoint, settings: Settings, window: int, device: str) -> EngineConfig:
-    """The engine's sizes: the settings' own, and a KV cache that fits this machine."""
+def engine_config(
+    checkpoint: Checkpoint, settings: Settings, window: int, device: str, free_bytes: int | None = None
+) -> EngineConfig:
+    """The engine's sizes: the settings' own, and a KV cache that fits: the device's free bytes, else this machine."""
     return EngineConfig(
-        num_blocks=num_blocks_for(checkpoint.config, settings, window, device),
+        num_blocks=num_blocks_for(checkpoint.config, settings, window, device, free_bytes),
         max_model_len=window,
         block_size=settings.block_size,
         max_num_seqs=settings.max_num_seqs,
@@ -44,17 +46,27 @@ def engine_config(checkpoint: Checkpoint, settings: Settings, window: int, devic
     )
 
 
-def num_blocks_for(config: LlamaConfig, settings: Settings, window: int, device: str) -> int:
-    """KV blocks; memory is only committed for those that were written."""
+def num_blocks_for(
+    config: LlamaConfig, settings: Settings, window: int, device: str, free_bytes: int | None = None
+) -> int:
+    """KV blocks. In a machine's own memory only those that were written take room; a device's are all taken at once."""
     values_per_token = 2 * config.num_layers * config.num_kv_heads * config.head_dim
     block_bytes = settings.block_size * values_per_token * BYTES_PER_VALUE.get(device, 2)
     least = -(-window * 3 // (2 * settings.block_size))  # one whole window, and pinned prefixes beside it
+    needed_mib = -(-least * block_bytes >> 20)
     if settings.kv_cache_mib is not None:
         num_blocks = (settings.kv_cache_mib << 20) // block_bytes
         if num_blocks < least:
-            needed_mib = -(-least * block_bytes >> 20)
             raise ConfigError(f"kv_cache_mib must be at least {needed_mib} for a window of {window} tokens")
         return num_blocks
+    if free_bytes is not None:
+        most = min(settings.max_num_seqs * -(-window // settings.block_size), free_bytes // block_bytes)
+        if most < least:
+            raise ConfigError(
+                f"the device has {free_bytes >> 20} MiB left for keys and values, and a window of {window} tokens needs"
+                f" {needed_mib}: lower max_model_len"
+            )
+        return most
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     most = min(DEFAULT_WINDOWS * -(-window // settings.block_size), memory // MEMORY_SHARE // block_bytes)
     return max(most, least)

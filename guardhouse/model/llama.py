@@ -139,10 +139,11 @@ def load_llama(
     packers.append(partial(_pack_vocabulary, checkpoint, ops))
     key = CacheKey(checkpoint.fingerprint, ops.name, ops.version)
     is_cached = checkpoint.num_bytes >= CACHED_FROM_BYTES
-    *layers, vocabulary = load_or_pack(packers, cache_dir if is_cached else None, key, progress)
+    packed = load_or_pack(packers, cache_dir if is_cached else None, key, progress)
+    *layers, vocabulary = ({name: ops.place(linear) for name, linear in group.items()} for group in packed)
     window = max_positions if max_positions is not None else config.max_positions
     cos, sin = rope_tables(config.head_dim, config.rope_theta, config.rope_scaling, window)
-    embedding = vocabulary.get("embedding") or ops.pack_dense(checkpoint.embedding())
+    embedding = vocabulary.get("embedding") or ops.place(ops.pack_dense(checkpoint.embedding()))
     weights = Weights(
         embedding=embedding,
         layers=[_build_layer(checkpoint, ops, index, group) for index, group in enumerate(layers)],

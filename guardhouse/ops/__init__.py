@@ -5,6 +5,8 @@ Never knows: models, requests, text.
 """
 
 import warnings
+from importlib.util import find_spec
+from pathlib import Path
 
 from guardhouse.errors import BackendError
 from guardhouse.ops.cpu import CpuOps
@@ -12,11 +14,16 @@ from guardhouse.ops.native import native_library_path
 from guardhouse.ops.reference import ReferenceOps
 from guardhouse.ops.table import Ops
 
-__all__ = ["load_ops", "native_library_path"]
+NVIDIA_DEVICE = "/dev/nvidia0"  # looked for before torch is imported, which takes seconds
+
+__all__ = ["describe_cuda", "load_ops", "native_library_path"]
 
 
 def load_ops(device: str, num_threads: int | None = None) -> Ops:
-    """The backend called `device`: `cpu`, `reference`, or `auto` (cpu if it was compiled, else reference, loudly).
+    """The backend called `device`: `cpu`, `reference`, `cuda`, or `auto`.
+
+    `auto` takes cuda where there is an NVIDIA device and the [cuda] extra, else cpu if it was compiled, else reference,
+    loudly.
 
     `num_threads` None means one per processor that this process may use.
 
@@ -30,11 +37,36 @@ def load_ops(device: str, num_threads: int | None = None) -> Ops:
     if device == "auto":
         return _load_fastest(num_threads)
     if device == "cuda":
-        raise BackendError("cuda is not in this version; use cpu")
+        return _load_cuda()
     raise BackendError(f"unknown device: {device}")
 
 
+def describe_cuda() -> str:
+    """The GPU, its memory and torch's version. Raises BackendError, saying what is missing."""
+    _require_cuda_extra()
+    from guardhouse.ops.cuda import describe_device  # noqa: PLC0415  # as below
+
+    return describe_device()
+
+
+def _load_cuda() -> Ops:
+    _require_cuda_extra()
+    from guardhouse.ops.cuda import CudaOps  # noqa: PLC0415  # torch takes seconds to import, and is an extra
+
+    return CudaOps()
+
+
+def _require_cuda_extra() -> None:
+    if find_spec("torch") is None or find_spec("triton") is None:
+        raise BackendError("device cuda needs torch and Triton: pip install 'guardhouse[cuda]'")
+
+
 def _load_fastest(num_threads: int | None) -> Ops:
+    if Path(NVIDIA_DEVICE).exists() and find_spec("torch") is not None and find_spec("triton") is not None:
+        try:
+            return _load_cuda()
+        except BackendError as error:
+            warnings.warn(f"{error}. Falling back to the processor", RuntimeWarning, stacklevel=3)
     try:
         return CpuOps(num_threads)
     except BackendError as error:

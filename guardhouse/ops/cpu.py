@@ -89,6 +89,12 @@ class CpuOps:
         arrays = {"weight": np.ascontiguousarray(weight.weight, dtype)} | _bias_array(weight.bias)
         return PackedLinear("dense", num_inputs, num_outputs, 0, arrays)
 
+    def place(self, weight: PackedLinear) -> PackedLinear:
+        return weight
+
+    def free_bytes(self) -> int | None:
+        return None
+
     def array(self, values: NDArray[Any]) -> Float32:
         return np.array(values, np.float32, order="C")
 

@@ -44,6 +44,12 @@ class ReferenceOps:
         arrays = {"weight": weight.weight} | ({} if weight.bias is None else {"bias": weight.bias})
         return PackedLinear("dense", num_inputs, num_outputs, 0, arrays)
 
+    def place(self, weight: PackedLinear) -> PackedLinear:
+        return weight
+
+    def free_bytes(self) -> int | None:
+        return None
+
     def array(self, values: NDArray[Any]) -> Float32:
         return np.ascontiguousarray(values, np.float32)
 

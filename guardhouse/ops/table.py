@@ -118,6 +118,12 @@ class Ops(Protocol):
 
     def pack_dense(self, weight: DenseWeight) -> PackedLinear: ...
 
+    def place(self, weight: PackedLinear) -> PackedLinear:
+        """Bring a packed weight to where it is multiplied. Raises BackendError where it does not fit."""
+
+    def free_bytes(self) -> int | None:
+        """Memory that a KV cache may take on the device; None where it is the machine's own."""
+
     def array(self, values: NDArray[Any]) -> Array:
         """Host array -> backend array (norm weights, rope tables)."""
 

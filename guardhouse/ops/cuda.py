@@ -1,0 +1,189 @@
+"""The operations on an NVIDIA GPU: torch tensors, Triton kernels (ops/gpu/).
+
+Knows: which kernel each operation is, what lies on the device, how much room it has.
+Never knows: how the kernels work, checkpoints, requests.
+
+Torch is imported here and in ops/gpu/ alone, and only once the device is asked for. Int4 weights are multiplied in W4A8, as
+on the CPU; dense ones in float16 with float32 sums. Keys and values are cached as float16. Packed weights stay numpy arrays
+(memory-mapped from the cache on disk) until `place` copies them to the device.
+"""
+
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from guardhouse.errors import BackendError
+from guardhouse.ops.gpu import attention, dense, rows, w4a8
+from guardhouse.ops.panels import activation_group_size
+from guardhouse.ops.table import Batch, DenseWeight, HeadLayout, Int4Weight, Int32, KVCache, PackedLinear, RopeTable
+
+RESERVED_BYTES = 1 << 30  # for activations and the allocator's own slack
+
+
+class CudaOps:
+    """See `guardhouse.ops.table.Ops` for every method's meaning.
+
+    `device`: "cuda", or "cpu" under Triton's interpreter, for tests.
+    """
+
+    name = "cuda"
+    version = "w4a8-1"
+    is_deterministic = False  # made to be, but not yet proven bit for bit on a device
+
+    def __init__(self, device: str = "cuda") -> None:
+        if device == "cuda" and not torch.cuda.is_available():
+            raise BackendError(f"torch {torch.__version__} finds no CUDA device; run `guardhouse doctor`")
+        self._device = torch.device(device)
+        self._latest: tuple[Batch, dict[str, Tensor]] | None = None
+
+    def pack_int4(self, weight: Int4Weight) -> PackedLinear:
+        num_inputs, num_outputs = weight.codes.shape
+        group_size = activation_group_size(num_inputs // len(weight.scales))
+        if group_size not in w4a8.GROUP_SIZES:
+            return self.pack_dense(DenseWeight(_dequantize(weight).astype(np.float16), weight.bias))
+        repeats = num_inputs // group_size // len(weight.scales)
+        arrays = {
+            "codes": _pair_codes(weight.codes, group_size),
+            "zeros": np.repeat(weight.zeros.astype(np.uint8), repeats, axis=0),
+            "scales": np.repeat(_halved_if_exact(weight.scales), repeats, axis=0),
+        } | _bias_array(weight.bias)
+        return PackedLinear("int4", num_inputs, num_outputs, group_size, arrays)
+
+    def pack_dense(self, weight: DenseWeight) -> PackedLinear:
+        num_outputs, num_inputs = weight.weight.shape
+        arrays = {"weight": np.ascontiguousarray(weight.weight, np.float16)} | _bias_array(weight.bias)
+        return PackedLinear("dense", num_inputs, num_outputs, 0, arrays)
+
+    def place(self, weight: PackedLinear) -> PackedLinear:
+        try:
+            return replace(weight, arrays={name: self._upload(array) for name, array in weight.arrays.items()})
+        except torch.cuda.OutOfMemoryError as error:
+            total_gib = torch.cuda.get_device_properties(self._device).total_memory / 2**30
+            raise BackendError(f"the weights do not fit the GPU's {total_gib:.0f} GiB of memory") from error
+
+    def free_bytes(self) -> int | None:
+        """What a KV cache may take; None where it lies in the machine's own memory."""
+        if self._device.type != "cuda":
+            return None
+        free, _ = torch.cuda.mem_get_info(self._device)
+        return max(0, free - RESERVED_BYTES)
+
+    def array(self, values: NDArray[Any]) -> Tensor:
+        return self._upload(np.array(values, np.float32, order="C"))
+
+    def to_host(self, values: Tensor) -> NDArray[np.float32]:
+        host: NDArray[np.float32] = values.cpu().numpy()  # the step's one synchronisation
+        return host
+
+    def allocate_cache(self, num_layers: int, num_blocks: int, layout: HeadLayout, block_size: int) -> KVCache:
+        shape = (num_layers, num_blocks, layout.num_kv_heads, block_size, layout.head_dim)
+        try:
+            keys, values = (torch.zeros(shape, dtype=torch.float16, device=self._device) for _ in range(2))
+        except torch.cuda.OutOfMemoryError as error:
+            raise BackendError("the KV cache does not fit the GPU's memory: lower kv_cache_mib") from error
+        return KVCache(keys, values, block_size)
+
+    def copy_block(self, cache: KVCache, source: int, target: int) -> None:
+        for array in (cache.keys, cache.values):
+            array[:, target] = array[:, source]
+
+    def export_blocks(self, cache: KVCache, blocks: Int32) -> tuple[NDArray[Any], NDArray[Any]]:
+        index = self._upload(blocks.astype(np.int64))
+        return cache.keys[:, index].cpu().numpy(), cache.values[:, index].cpu().numpy()
+
+    def import_blocks(self, cache: KVCache, blocks: Int32, keys: NDArray[Any], values: NDArray[Any]) -> None:
+        index = self._upload(blocks.astype(np.int64))
+        cache.keys[:, index], cache.values[:, index] = self._upload(keys), self._upload(values)
+
+    def embed(self, table: PackedLinear, token_ids: Int32) -> Tensor:
+        assert table.kind == "dense", "only a dense table has rows"
+        weight: Tensor = table.arrays["weight"]
+        return weight[self._upload(token_ids.astype(np.int64))].float()
+
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        return rows.rms_norm(x, weight, eps)
+
+    def linear(self, x: Tensor, weight: PackedLinear) -> Tensor:
+        if weight.kind == "int4":
+            return w4a8.multiply(x, dict(weight.arrays), weight.group_size, weight.out_features)
+        return dense.multiply(x, weight.arrays["weight"], weight.arrays.get("bias"))
+
+    def rope_and_store(
+        self, qkv: Tensor, rope: RopeTable, layout: HeadLayout, cache: KVCache, layer: int, batch: Batch
+    ) -> None:
+        on_device = self._on_device(batch, cache.block_size)
+        where = on_device["positions"], on_device["slot_mapping"]
+        layer_cache = cache.keys[layer], cache.values[layer]
+        rows.rope_and_store(qkv, (rope.cos, rope.sin), where, layer_cache, layout.num_heads)
+
+    def attention(self, qkv: Tensor, layout: HeadLayout, cache: KVCache, layer: int, batch: Batch) -> Tensor:
+        on_device = self._on_device(batch, cache.block_size)
+        tiles = {name: on_device[name] for name in attention.Tiles.__slots__}
+        return attention.attend(qkv, (cache.keys[layer], cache.values[layer]), on_device, tiles, layout.num_heads)
+
+    def silu_mul(self, gate_up: Tensor) -> Tensor:
+        return rows.silu_mul(gate_up)
+
+    def add_(self, x: Tensor, y: Tensor) -> None:
+        x.add_(y)
+
+    def _upload(self, values: NDArray[Any]) -> Tensor:
+        """A copy on the device. Read-only (memory-mapped) arrays are only read."""
+        if not values.flags.writeable:
+            values = values.copy()
+        return torch.from_numpy(np.ascontiguousarray(values)).to(self._device)
+
+    def _on_device(self, batch: Batch, block_size: int) -> dict[str, Tensor]:
+        """What all layers of a step ask of its batch: copied once, found again by identity."""
+        if self._latest is None or self._latest[0] is not batch:
+            num_tokens_each = np.diff(batch.query_starts)
+            arrays = {
+                "positions": batch.positions,
+                "slot_mapping": batch.slot_mapping,
+                "context_lens": batch.context_lens,
+                "block_tables": batch.block_tables,
+                "row_seqs": np.repeat(np.arange(len(num_tokens_each), dtype=np.int32), num_tokens_each),
+                **asdict(attention.plan_tiles(batch, block_size)),
+            }
+            self._latest = batch, {name: self._upload(array) for name, array in arrays.items()}
+        return self._latest[1]
+
+
+def describe_device() -> str:
+    """Name, memory, driver and torch, for `doctor`. Raises BackendError where there is no device."""
+    if not torch.cuda.is_available():
+        raise BackendError(f"torch {torch.__version__} finds no CUDA device")
+    properties = torch.cuda.get_device_properties(0)
+    memory = f"{properties.total_memory / 2**30:.0f} GiB"
+    capability = f"compute capability {properties.major}.{properties.minor}"
+    return f"{properties.name}, {memory}, {capability}, torch {torch.__version__} for CUDA {torch.version.cuda}"
+
+
+def _pair_codes(codes: NDArray[np.uint8], group_size: int) -> NDArray[np.uint8]:
+    """[in, out] -> [out, in / 2]: a group's first half in the low nibbles, its second half in the high ones."""
+    num_inputs, num_outputs = codes.shape
+    grouped = codes.T.reshape(num_outputs, num_inputs // group_size, 2, group_size // 2)
+    paired = grouped[:, :, 0] | (grouped[:, :, 1] << 4)
+    return np.ascontiguousarray(paired.reshape(num_outputs, num_inputs // 2))
+
+
+def _halved_if_exact(scales: NDArray[np.float32]) -> NDArray[Any]:
+    """AWQ's scales are float16 in the file: half the bytes to read."""
+    halves = scales.astype(np.float16)
+    return halves if (halves.astype(np.float32) == scales).all() else scales
+
+
+def _dequantize(weight: Int4Weight) -> NDArray[np.float32]:
+    """As [out, in]."""
+    repeats = len(weight.codes) // len(weight.scales)
+    zeros, scales = np.repeat(weight.zeros, repeats, axis=0), np.repeat(weight.scales, repeats, axis=0)
+    matrix: NDArray[np.float32] = ((weight.codes.astype(np.float32) - zeros) * scales).T
+    return matrix
+
+
+def _bias_array(bias: NDArray[np.float32] | None) -> dict[str, NDArray[Any]]:
+    return {} if bias is None else {"bias": np.ascontiguousarray(bias, np.float32)}
