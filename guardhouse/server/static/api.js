@@ -8,9 +8,7 @@ import { readEvents } from "./events.js";
 
 const ROOT = new URL("../", import.meta.url);
 const KEY = "guardhouse-key";
-export const MODEL = "@hf/thebloke/llamaguard-7b-awq";
 export const CHECK_PATH = "v1/check";
-const RUN_PATH = `client/v4/accounts/local/ai/run/${MODEL}`;
 
 /** @typedef {"key" | "busy" | "loading" | "input" | "unreachable" | "server"} ErrorKind */
 
@@ -97,13 +95,13 @@ export async function render(question, signal) {
 }
 
 /**
- * Let the model write its answer token by token. Fewer than 16 tokens make the route decode for real, greedily.
+ * Let the model write its answer, token by token and with log probabilities.
  * @param {Question} question
  * @param {AbortSignal} signal
  */
 export async function* stream(question, signal) {
-  const body = { messages: messagesOf(question), stream: true, max_tokens: 15 };
-  const response = await post(RUN_PATH, body, signal);
+  const body = { messages: messagesOf(question), stream: true, logprobs: true, top_logprobs: 3 };
+  const response = await post("v1/chat/completions", body, signal);
   if (!response.body) throw new ApiError("server", "The server sent no stream.");
   yield* readEvents(response.body);
 }

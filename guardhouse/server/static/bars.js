@@ -24,9 +24,10 @@ export class Bars {
    * @param {Category[]} categories
    * @param {Record<string, number>} shares
    * @param {string[]} named
+   * @param {Record<string, string>} names of the verdict's own policy
    */
-  show(categories, shares, named) {
-    const listed = withUnlisted(categories, shares);
+  show(categories, shares, named, names) {
+    const listed = shownCategories(categories, shares, names);
     this.element.hidden = listed.length === 0;
     const signature = JSON.stringify(listed);
     if (signature !== this.signature) this.build(listed);
@@ -61,13 +62,14 @@ export class Bars {
 }
 
 /**
- * The policy may have changed since the verdict: what the verdict names is always shown.
+ * With a verdict, its own categories: the policy may have changed since.
  * @param {Category[]} categories
  * @param {Record<string, number>} shares
+ * @param {Record<string, string>} names
  */
-function withUnlisted(categories, shares) {
+function shownCategories(categories, shares, names) {
   const codes = Object.keys(shares);
-  const listed = codes.length ? categories.filter(({ code }) => codes.includes(code)) : categories;
-  const missing = codes.filter((code) => !categories.some((category) => category.code === code));
-  return [...listed, ...missing.map((code) => ({ code, name: "", description: "" }))];
+  if (!codes.length) return categories;
+  const described = (/** @type {string} */ code) => categories.find((category) => category.code === code && category.name === names[code]);
+  return codes.map((code) => described(code) ?? { code, name: names[code] ?? "", description: "" });
 }

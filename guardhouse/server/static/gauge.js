@@ -19,6 +19,7 @@ export class Gauge {
       { viewBox: "0 0 260 146", class: "gauge-drawing", "aria-hidden": "true", focusable: "false" },
       arc("gauge-zone-safe"),
       arc("gauge-zone-unsafe"),
+      svg("circle", { cx: 236, cy: 132, r: 7, class: "gauge-zone-end" }), // rounds the right end; the arc itself is cut at the threshold
       arc("gauge-fill"),
       svg("g", { class: "gauge-threshold" }, svg("line", { x1: 10, x2: 38, y1: 132, y2: 132 })),
       svg("g", { class: "gauge-marker" }, svg("circle", { cx: 24, cy: 132, r: 8 })),

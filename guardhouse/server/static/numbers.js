@@ -13,6 +13,17 @@ export function probability(value) {
   return value.toFixed(3);
 }
 
+/**
+ * A share, in as many digits as fit a small card.
+ * @param {number} value
+ */
+export function percent(value) {
+  const hundredths = 100 * value;
+  if (hundredths >= 99.95) return "100 %";
+  if (hundredths >= 10) return `${Math.round(hundredths)} %`;
+  return hundredths >= 0.1 ? `${hundredths.toFixed(1)} %` : "<0.1 %";
+}
+
 /** @param {number} ms */
 export function duration(ms) {
   if (ms < 1) return "<1 ms";

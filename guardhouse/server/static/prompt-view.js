@@ -10,10 +10,10 @@ import { count } from "./numbers.js";
 /** @typedef {import("./store.js").Rendering} Rendering */
 
 const LEGEND = [
-  ["head", "Head", "the task and the policy; computed once, then cached"],
+  ["head", "Head", "task and policy, computed once"],
   ["content", "Content", "what was said"],
-  ["joiner", "Joiner", "labels between turns"],
-  ["tail", "Tail", "the question to the model"],
+  ["joiner", "Joiner", "labels"],
+  ["tail", "Tail", "the question"],
 ];
 
 export class PromptView {
@@ -52,7 +52,7 @@ export class PromptView {
       return piece;
     }));
     this.legend.replaceChildren(...costs.map(({ kind, name, meaning, tokens }) =>
-      h("li", { className: kind }, h("strong", {}, name), ` ${count(tokens)} tokens, ${meaning}`)));
+      h("li", { className: kind }, h("strong", {}, `${name} ${count(tokens)}`), meaning)));
     this.text.replaceChildren(...parts.map(({ kind, text }) => h("span", { className: `part ${kind}` }, text)));
   }
 }

@@ -7,7 +7,6 @@
 import * as api from "./api.js";
 import { copy, h } from "./dom.js";
 import { SNIPPETS } from "./snippets.js";
-import { judgedTurn } from "./store.js";
 
 export class SnippetView {
   /** @param {import("./store.js").Store} store */
@@ -31,7 +30,7 @@ export class SnippetView {
       ),
       this.code,
     );
-    store.watch(["turns", "policy", "threshold", "needsKey"], () => this.show());
+    store.watch(["turns", "policy", "threshold", "needsKey", "server"], () => this.show());
   }
 
   /** @param {typeof SNIPPETS[number]} snippet */
@@ -41,14 +40,13 @@ export class SnippetView {
   }
 
   show() {
-    const { turns, policy, threshold, needsKey } = this.store.state;
+    const { turns, policy, threshold, needsKey, server } = this.store.state;
     this.code.textContent = this.chosen.write({
       base: api.baseUrl(),
       path: api.CHECK_PATH,
-      model: api.MODEL,
+      model: server.health?.aliases[0] ?? server.health?.model ?? "",
       body: { ...api.bodyOf({ turns, policy }), ...(threshold === null ? {} : { threshold }) },
       messages: api.messagesOf({ turns, policy }),
-      judged: judgedTurn(turns)?.content ?? "",
       needsKey: needsKey || api.key.get() !== "",
     });
   }

@@ -5,10 +5,10 @@
  */
 
 /**
- * `body` is what /v1/check gets, `messages` what routes get that know no policy, `judged` the judged turn's text.
+ * `body` is what /v1/check gets, `messages` what routes get that know no policy.
  * @typedef {{role: string, content: string}[]} Messages
  * @typedef {{base: string, path: string, model: string, body: {messages: Messages, policy?: string, threshold?: number},
- *   messages: Messages, judged: string, needsKey: boolean}} Call
+ *   messages: Messages, needsKey: boolean}} Call
  */
 
 /** @type {{id: string, title: string, write: (call: Call) => string}[]} */
@@ -78,14 +78,31 @@ function worker({ model, messages }) {
 }
 
 /** @param {Call} call */
-function openai({ base, judged, messages, needsKey }) {
+function openai(call) {
+  const { base, needsKey } = call;
   const key = needsKey ? `os.environ["GUARDHOUSE_KEY"]` : `"unused"`;
-  const note = messages.length > 1 ? "# This API knows neither conversations nor policies: the judged turn alone.\n" : "";
   return `${needsKey ? "import os\n\n" : ""}from openai import OpenAI
 
 client = OpenAI(base_url=${literal(`${base}v1`)}, api_key=${key})
-${note}result = client.moderations.create(input=${literal(judged)}).results[0]
+${call.messages.length > 1 ? completion(call) : moderation(call)}`;
+}
+
+/** @param {Call} call */
+function moderation({ messages }) {
+  return `result = client.moderations.create(input=${literal(messages[0].content)}).results[0]
 print(result.flagged, result.category_scores)`;
+}
+
+/**
+ * The moderations API knows neither conversations nor policies; chat completions do.
+ * @param {Call} call
+ */
+function completion({ model, messages }) {
+  return `completion = client.chat.completions.create(
+    model=${literal(model)},
+    messages=${list(messages, 4)},
+)
+print(completion.choices[0].message.content)`;
 }
 
 /**

@@ -51,6 +51,9 @@ export class VerdictPanel {
       this.facts,
     );
     store.watch(["check", "threshold", "rendering", "server", "needsKey"], (state) => this.show(state));
+    // On a phone a small verdict stays at hand while the panel is out of sight.
+    new IntersectionObserver(([{ isIntersecting }]) => { this.mini.classList.toggle("not-needed", isIntersecting); }, { threshold: 0.25 })
+      .observe(this.gauge.element);
   }
 
   resetThreshold() {
@@ -76,10 +79,10 @@ export class VerdictPanel {
     });
     const named = verdict && isFlagged ? namedCodes(verdict) : [];
     const categories = state.rendering?.policy.categories ?? state.defaultPolicy?.categories ?? [];
-    this.bars.show(categories, verdict?.categories ?? {}, named);
+    this.bars.show(categories, verdict?.categories ?? {}, named, verdict?.category_names ?? {});
     this.showFacts(state);
     this.showWindows(verdict);
-    if (verdict && phase === "done") this.tell(verdict, Boolean(isFlagged), named, categories);
+    if (verdict && phase === "done") this.tell(verdict, Boolean(isFlagged), named);
     if (phase === "empty" || phase === "error") this.mini.hidden = true;
   }
 
@@ -122,10 +125,9 @@ export class VerdictPanel {
    * @param {Verdict} verdict
    * @param {boolean} isFlagged
    * @param {string[]} named
-   * @param {import("./store.js").Category[]} categories
    */
-  tell(verdict, isFlagged, named, categories) {
-    const names = named.map((code) => categories.find((category) => category.code === code)?.name ?? code);
+  tell(verdict, isFlagged, named) {
+    const names = named.map((code) => verdict.category_names[code] || code);
     const word = isFlagged ? "Unsafe" : "Safe";
     announce(`${word}, score ${probability(verdict.score)}${names.length ? `: ${names.join(", ")}` : ""}`);
     this.mini.hidden = false;

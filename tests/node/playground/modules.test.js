@@ -49,7 +49,7 @@ test("only exact zeros and ones are called so", () => {
 
 const messages = [{ role: "user", content: NASTY }];
 const call = (needsKey, base) => ({
-  base, needsKey, messages, model: "@hf/thebloke/llamaguard-7b-awq", path: "v1/check", judged: NASTY,
+  base, needsKey, messages, model: "@hf/thebloke/llamaguard-7b-awq", path: "v1/check",
   body: { messages, ...(needsKey ? { policy: "O1: Quotes.\nShould not\n- Say 'x' or \"y\".", threshold: 0.25 } : {}) },
 });
 const written = (id, needsKey, base) => SNIPPETS.find((snippet) => snippet.id === id).write(call(needsKey, base));
@@ -69,6 +69,8 @@ for (const needsKey of [false, true]) {
   });
   test(`the OpenAI SDK's Python runs as it stands, ${label}`, () => {
     assert.match(execFileSync(process.env.PYTHON, ["-c", written("openai", needsKey, base)], options), /^(True|False) /);
+    const chat = SNIPPETS.find(({ id }) => id === "openai").write({ ...call(needsKey, base), messages: [...messages, ...messages] });
+    assert.match(execFileSync(process.env.PYTHON, ["-c", chat], options), /^(safe|unsafe)\s/);
   });
   test(`the JavaScript runs as it stands, ${label}`, () => {
     const source = written("javascript", needsKey, base);
