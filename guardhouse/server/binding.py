@@ -46,8 +46,9 @@ class BindingRoutes:
             path="/run",
             aliases=("/ai-gateway/run",),  # chosen by `options.gateway`; there is no gateway to pass through here
             handler=self.run,
-            summary="What env.AI.run() of a Worker sends; the model's name is in the header cf-consn-model-id",
+            summary="What env.AI.run() of a Worker sends",
             tag="Workers binding",
+            headers=(MODEL_HEADER,),
             body=BODY_SCHEMA,
             result=RunOutput,
             is_streamed=True,

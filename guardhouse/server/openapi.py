@@ -78,6 +78,7 @@ class Endpoint:
     tag: str
     aliases: tuple[str, ...] = ()  # further paths, routed but not described again
     query: type[msgspec.Struct] | None = None  # its fields are the query's parameters
+    headers: tuple[str, ...] = ()  # headers that the request must have
     body: Shape = None
     body_type: str = "application/json"
     result: Shape = None  # of a 200; with `is_enveloped`, what stands under "result"
@@ -133,10 +134,10 @@ def _operation(endpoint: Endpoint) -> JsonSchema:
 
 
 def _parameters(endpoint: Endpoint) -> list[JsonSchema]:
-    names = PATH_PARAMETER.findall(endpoint.path)
-    parameters = [
-        {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}} for name in names
-    ]
+    places = [(name, "path") for name in PATH_PARAMETER.findall(endpoint.path)]
+    places += [(name, "header") for name in endpoint.headers]
+    schema: JsonSchema = {"type": "string", "minLength": 1}
+    parameters = [{"name": name, "in": place, "required": True, "schema": schema} for name, place in places]
     if endpoint.query is None:
         return parameters
     struct = msgspec.json.schema_components([endpoint.query], ref_template=REF)[1][endpoint.query.__name__]

@@ -51,11 +51,10 @@ def unwrapped(scope: Scope, url: str) -> Scope:
         parts = urlsplit(url)
     except ValueError:
         parts = urlsplit("")
-    path = parts.path or "/"
     return {
         **scope,
-        "path": unquote(path),
-        "raw_path": path.encode("latin-1", "replace"),
+        "path": unquote(parts.path),
+        "raw_path": parts.path.encode("latin-1", "replace"),
         "query_string": parts.query.encode("latin-1", "replace"),
         "headers": original_headers(scope["headers"]),
     }

@@ -15,6 +15,8 @@ def test_the_document_describes_every_route_and_is_valid(server: Served) -> None
     assert jsonschema_rs.is_valid(body, {"prompt": "hi"})
     assert not jsonschema_rs.is_valid(body, {"prompt": ""})
     assert [parameter["name"] for parameter in run["parameters"]] == ["account", "model"]
+    (header,) = paths["/run"]["post"]["parameters"]
+    assert (header["name"], header["in"], header["required"]) == ("cf-consn-model-id", "header", True)
 
 
 def test_an_answer_is_as_the_document_says(server: Served) -> None:
