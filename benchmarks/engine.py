@@ -96,13 +96,13 @@ class Bench:
         return time.perf_counter() - began
 
 
-def open_bench(model: Path, threads: int | None) -> Bench:
+def open_bench(model: Path, threads: int | None, device: str = "auto") -> Bench:
     settings = Settings(threads=threads, max_queue=1024)
     checkpoint = Checkpoint.open(model)
-    ops = load_ops("auto", threads)
+    ops = load_ops(device, threads)
     window = window_of(checkpoint.config, settings)
     llama = load_llama(checkpoint, ops, settings.cache_dir, window)
-    engine = Engine(llama, engine_config(checkpoint, settings, window, ops.name))
+    engine = Engine(llama, engine_config(checkpoint, settings, window, ops.name, ops.free_bytes()))
     return Bench(engine, FrameStore(Tokenizer.load(model)).frame("user"), checkpoint.config.vocab_size)
 
 

@@ -17,7 +17,7 @@ from guardhouse.ops.cuda import CudaOps  # noqa: E402
 from guardhouse.ops.reference import ReferenceOps  # noqa: E402
 from guardhouse.ops.table import Ops  # noqa: E402
 
-pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy's, in the interpreter
+pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore::RuntimeWarning")]  # numpy's, in the interpreter
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 

@@ -17,7 +17,7 @@ from guardhouse.ops.reference import ReferenceOps  # noqa: E402
 from guardhouse.ops.table import DenseWeight, Float32, HeadLayout, Int4Weight, KVCache, RopeTable  # noqa: E402
 
 # The interpreter computes in numpy, which warns of infinities and NaN that the device passes on silently.
-pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
+pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore::RuntimeWarning")]
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 OPS = CudaOps(DEVICE)
 REFERENCE = ReferenceOps()
