@@ -14,6 +14,7 @@ import click
 
 from guardhouse.cli.options import CHECK_SETTINGS, UNSAFE, load_guard, read_settings, setting_options
 from guardhouse.errors import InputError
+from guardhouse.guard.policy import Policy
 from guardhouse.guard.verdict import Verdict
 
 
@@ -31,8 +32,23 @@ def check(text: tuple[str, ...], role: str, messages: Any, as_json: bool, config
     conversation = _read_messages(messages) if messages else [{"role": role, "content": _read_text(text)}]
     with load_guard(settings) as guard:
         verdict = guard.check(conversation, threshold=settings.threshold, all_categories=True)
-        click.echo(json.dumps({**verdict.as_dict(), "model": guard.info.name}) if as_json else _verdict_line(verdict))
+        if as_json:
+            click.echo(json.dumps({**verdict.as_dict(), "model": guard.info.name}))
+        else:
+            show_verdict(verdict, guard.policy_of(conversation), guard.info.name)
     return UNSAFE if verdict.flagged else 0
+
+
+def show_verdict(verdict: Verdict, policy: Policy, model: str) -> None:
+    """A panel where a terminal watches; one line where the output goes elsewhere."""
+    if not sys.stdout.isatty():
+        click.echo(_verdict_line(verdict))
+        return
+    from rich.console import Console  # noqa: PLC0415  # slow to import, and not needed by pipes
+
+    from guardhouse.cli.panel import verdict_panel  # noqa: PLC0415
+
+    Console().print(verdict_panel(verdict, policy, model))
 
 
 def _read_text(words: Iterable[str]) -> str:

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 import click
 
+from guardhouse.cli.chat import chat
 from guardhouse.cli.check import check
 from guardhouse.cli.doctor import doctor
 from guardhouse.cli.evaluate import evaluate
@@ -18,7 +19,7 @@ from guardhouse.cli.options import ERROR, INTERRUPTED
 from guardhouse.cli.serve import serve
 from guardhouse.errors import GuardhouseError
 
-VERBS = (check, serve, pull_command, models, doctor, evaluate)  # in the order of the help text
+VERBS = (check, chat, serve, pull_command, models, doctor, evaluate)  # in the order of the help text
 
 
 def main() -> NoReturn:
