@@ -90,6 +90,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         Path,
         Meta(description="what must survive a restart: adapters, stored jobs [default: ~/.local/share/guardhouse]"),
     ] = msgspec.field(default_factory=default_data_dir)
+    max_loras: Annotated[int, Meta(ge=0, description="LoRA adapters in memory at once; 0 turns them off")] = 8
     job_retention_s: Annotated[float, Meta(gt=0, description="seconds for which a stored job's results are kept")] = (
         86400.0
     )

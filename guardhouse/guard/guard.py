@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypedDict, Unpack
@@ -33,7 +32,7 @@ from guardhouse.guard.verdict import Verdict, find_answer_ids
 from guardhouse.guard.windows import cut_windows
 from guardhouse.model.checkpoint import Checkpoint
 from guardhouse.model.llama import load_llama
-from guardhouse.model.lora import Adapter, load_adapter
+from guardhouse.model.lora import Adapter, AdapterReader
 from guardhouse.model.tokenizer import Tokenizer
 from guardhouse.ops import load_ops
 
@@ -85,7 +84,7 @@ class Guard:
         grammars: GrammarCompiler,
         threshold: float,
         pins: Pins | None,
-        read_adapter: Callable[[Path], Adapter],
+        adapters: AdapterReader,
     ) -> None:
         self.info = info
         self._frames = frames
@@ -94,7 +93,7 @@ class Guard:
         self._grammars = grammars
         self._threshold = threshold
         self._pins = pins
-        self._read_adapter = read_adapter
+        self._adapters = adapters
         self._submit: Submit = engine.submit
 
     @classmethod
@@ -128,8 +127,8 @@ class Guard:
         )
         saved_dir = settings.cache_dir / "prefixes" if checkpoint.num_bytes >= PINNED_FROM_BYTES else None
         pins = Pins(engine, frames, saved_dir, ops.name)
-        read_adapter = partial(load_adapter, config=checkpoint.config, ops=ops)
-        guard = cls(info, frames, engine, grammars, settings.threshold, pins, read_adapter)
+        adapters = AdapterReader(checkpoint.config, ops)
+        guard = cls(info, frames, engine, grammars, settings.threshold, pins, adapters)
         try:
             pins.pin("user")
         except BaseException:
@@ -236,7 +235,11 @@ class Guard:
 
     def load_adapter(self, folder: Path) -> Adapter:
         """Read a LoRA adapter in PEFT's format. Raises AdapterError, naming what is wrong with which file or tensor."""
-        return self._read_adapter(folder)
+        return self._adapters.load(folder)
+
+    def check_adapter(self, folder: Path) -> None:
+        """Raise AdapterError where `load_adapter` would; where only one of the files is there, check that one."""
+        self._adapters.check(folder)
 
     def with_adapter(self, adapter: Adapter) -> Self:
         """This guard, judging and writing with an adapter on top of its weights. The two share all but that.

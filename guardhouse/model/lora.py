@@ -54,6 +54,28 @@ class Span:
     adapter: Adapter
 
 
+@dataclass(frozen=True, slots=True)
+class AdapterReader:
+    """Reads adapters for one shape of model and one backend."""
+
+    config: LlamaConfig
+    ops: Ops
+
+    def load(self, folder: Path) -> Adapter:
+        """See `load_adapter`."""
+        return load_adapter(folder, self.config, self.ops)
+
+    def check(self, folder: Path) -> None:
+        """Raise AdapterError where `load` would. Of an adapter that has one of its files only, check that one."""
+        lora = read_lora_config(folder) if (folder / CONFIG_FILE).exists() else None
+        if lora is None:
+            _read_header(folder)
+        elif (folder / WEIGHTS_FILE).exists():
+            tensors = _find_tensors(folder, self.config, lora)
+            for name in tensors:
+                _values(tensors, name)
+
+
 def load_adapter(folder: Path, config: LlamaConfig, ops: Ops) -> Adapter:
     """Read and pack an adapter. Raises AdapterError, naming file, field or tensor, for anything that is not as it should be.
 

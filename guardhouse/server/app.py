@@ -21,11 +21,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from guardhouse.config import Settings
 from guardhouse.engine.engine import EngineStats
 from guardhouse.server import jobs as batches
+from guardhouse.server.adapter_pool import AdapterPool
 from guardhouse.server.auth import KeyRing, presented_key, refuse_open_server
 from guardhouse.server.binding import BindingRoutes
 from guardhouse.server.catalogue import CatalogueRoutes
 from guardhouse.server.context import Handlers
 from guardhouse.server.dialect import edge_reply
+from guardhouse.server.finetune_store import FinetuneStore
+from guardhouse.server.finetunes import FinetuneRoutes
 from guardhouse.server.inference import Inference
 from guardhouse.server.info import installed_version
 from guardhouse.server.job_runner import JobRunner
@@ -42,7 +45,7 @@ from guardhouse.server.service import GuardLoader, ModelService
 from guardhouse.server.unwrap import Unwrap
 from guardhouse.server.workers_ai import RunRoute
 
-JOBS_FILE, FILES_FOLDER = "jobs.sqlite3", "files"  # in the data folder
+JOBS_FILE, FILES_FOLDER, FINETUNES_FOLDER = "jobs.sqlite3", "files", "finetunes"  # in the data folder
 PUBLIC_PATHS = frozenset({"/health", *PAGE_PATHS})  # what asks people for a key must open without one
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 HEALTH_SCHEMA: JsonSchema = {
@@ -67,7 +70,8 @@ def build_app(service: ModelService, settings: Settings, when_settled: Callable[
     refuse_open_server(settings, keys)
     metrics = Metrics(lambda: _engine_stats(service))
     jobs = JobRunner(partial(open_job_store, settings), settings.data_dir / JOBS_FILE)
-    inference = Inference(service, settings, metrics, jobs)
+    adapters = AdapterPool(FinetuneStore(settings.data_dir / FINETUNES_FOLDER), settings.max_loras)
+    inference = Inference(service, settings, metrics, jobs, adapters)
     handlers = Handlers(service, settings, metrics)
 
     @asynccontextmanager
@@ -82,6 +86,7 @@ def build_app(service: ModelService, settings: Settings, when_settled: Callable[
         *own_endpoints(service, metrics),
         *RunRoute(inference).endpoints(),
         *CatalogueRoutes(service).endpoints(),
+        *FinetuneRoutes(service, adapters, settings.request_timeout_s).endpoints(),
         *BindingRoutes(inference).endpoints(),
         *call_endpoints(handlers, jobs, FileStore(settings.data_dir / FILES_FOLDER, settings.job_retention_s)),
     ]

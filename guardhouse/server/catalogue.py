@@ -31,7 +31,7 @@ from guardhouse.server.service import ModelService
 ACCOUNT = "/client/v4/accounts/{account}/ai"
 KNOWN_IDS = {"@hf/thebloke/llamaguard-7b-awq": "d9b7a55c-cefa-4208-8ab3-11497a2b046c"}  # as its page published it
 SOURCE_CF, SOURCE_HF = 1, 2  # `@cf/…` models, and all others
-ABILITIES = {"function_calling": "true", "async_queue": "true"}
+ABILITIES = {"function_calling": "true", "async_queue": "true", "lora": "true"}
 TAG = "Catalogue"
 
 PositiveInt = Annotated[int, Meta(ge=1)]

@@ -18,6 +18,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from guardhouse.errors import (
+    AdapterError,
     ContextOverflow,
     DeadlineExceeded,
     EngineClosed,
@@ -48,6 +49,22 @@ class LoraUnsupported(GuardhouseError):
     def __init__(self, model: str) -> None:
         super().__init__(model)
         self.model = model
+
+
+class UnknownFinetune(GuardhouseError):
+    """No finetune of that id or name."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__("no such finetune")
+        self.name = name
+
+
+class IncompleteFinetune(GuardhouseError):
+    """Not all of a finetune's files were uploaded yet."""
+
+    def __init__(self, missing: list[str]) -> None:
+        super().__init__(f"missing: {', '.join(missing)}")
+        self.missing = missing
 
 
 class StreamedSchema(GuardhouseError):
@@ -96,6 +113,14 @@ def _lora_unsupported(error: Any) -> Failure:
     return Failure(405, 5005, "AiError", f"The model {error.model} does not support LoRa inference")
 
 
+def _unknown_finetune(error: Any) -> Failure:
+    return Failure(404, 3037, "AiError", f"Finetune {_printable(error.name)} not found")
+
+
+def _incomplete_finetune(error: Any) -> Failure:
+    return Failure(400, 3039, "AiError", f"Finetune missing required files: {', '.join(error.missing)}")
+
+
 def _context_overflow(error: Any) -> Failure:
     return Failure(
         413,
@@ -126,6 +151,9 @@ TABLE: dict[type[Exception], Failure | Callable[[Any], Failure]] = {
     UnknownModel: _unknown_model,
     UnknownJob: Failure(404, 5006, "Bad input", "Error: no such request_id, or its results have expired"),
     LoraUnsupported: _lora_unsupported,
+    UnknownFinetune: _unknown_finetune,
+    IncompleteFinetune: _incomplete_finetune,
+    AdapterError: _bad_input,
     MissingPart: lambda error: Failure(400, 3003, "AiError", f"Request is missing headers or body: {error}"),
     DeprecatedSdk: Failure(405, 5019, "AiError", "Request trying to use deprecated SDK version"),
     BodyTooLarge: Failure(413, 3006, "AiError", "Request is too large"),

@@ -16,8 +16,9 @@ from guardhouse.config import Settings
 from guardhouse.errors import UnknownModel
 from guardhouse.guard.guard import Guard
 from guardhouse.server import sse
+from guardhouse.server.adapter_pool import AdapterPool
 from guardhouse.server.answer import answer
-from guardhouse.server.errors import LoraUnsupported, describe
+from guardhouse.server.errors import describe
 from guardhouse.server.job_runner import JobRunner
 from guardhouse.server.jobs import StoredInput, is_queued, submit_or_poll
 from guardhouse.server.metrics import Metrics
@@ -45,8 +46,11 @@ class Call:
 class Inference:
     """Runs questions on the one guard of this server."""
 
-    def __init__(self, service: ModelService, settings: Settings, metrics: Metrics, jobs: JobRunner) -> None:
+    def __init__(
+        self, service: ModelService, settings: Settings, metrics: Metrics, jobs: JobRunner, adapters: AdapterPool
+    ) -> None:
         self._service = service
+        self._adapters = adapters
         self._jobs = jobs
         self.timeout_s = settings.request_timeout_s
         self._keep_alive_s = settings.keep_alive_s
@@ -58,8 +62,7 @@ class Inference:
         if is_queued(call.inputs, call.options):
             return await submit_or_poll(self._jobs, call.model, call.inputs, parse_input)
         run = parse_input(call.inputs)
-        if run.lora:
-            raise LoraUnsupported(call.model)
+        guard = await self._adapted(guard, call.model, run)
         if not run.stream:
             found = await while_connected(call.receive, answer(guard, run, self.timeout_s, _ignore))
             self._count(found)
@@ -71,7 +74,8 @@ class Inference:
     async def run_stored(self, request: bytes) -> bytes:
         """A stored job's item (jobs.StoredInput as JSON) to its RunOutput as JSON."""
         stored = msgspec.json.decode(request, type=StoredInput)
-        guard, run = self._guard(stored.model), parse_input(stored.inputs)
+        run = parse_input(stored.inputs)
+        guard = await self._adapted(self._guard(stored.model), stored.model, run)
         found = await answer(guard, run, STORED_TIMEOUT_S, _ignore)
         self._count(found)
         return msgspec.json.encode(found.output)
@@ -81,6 +85,10 @@ class Inference:
         if model not in self._service.names:
             raise UnknownModel(model)
         return guard
+
+    async def _adapted(self, guard: Guard, model: str, run: RunInput) -> Guard:
+        """The guard under the adapter that the input names, if it does."""
+        return await self._adapters.adapted(guard, model, self._service.names, run.lora) if run.lora else guard
 
     async def _events(self, guard: Guard, run: RunInput) -> AsyncGenerator[bytes, None]:
         """Events as the answer grows, then usage and [DONE]."""

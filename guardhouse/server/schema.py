@@ -76,6 +76,7 @@ RUN_INPUT_SCHEMA: JsonSchema = {
                 },
                 "tools": {"type": "array", "items": {}},  # two forms are documented, none was ever enforced
                 "tool_choice": {},
+                "lora": {"type": "string"},  # the documentation's own example for finetunes has it here
                 "raw": {},  # true counts; whatever else was sent here was ever ignored ("true", in the documentation)
                 **GENERATION_PROPERTIES,
             },

@@ -9,19 +9,18 @@ from collections.abc import AsyncGenerator
 from typing import Any, BinaryIO
 
 from starlette.datastructures import UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from guardhouse.errors import InputError
 from guardhouse.server.context import Context
-from guardhouse.server.errors import BodyTimeout, BodyTooLarge, UnknownJob
+from guardhouse.server.errors import UnknownJob
+from guardhouse.server.forms import read_form
 from guardhouse.server.openai.batch_results import BatchResults
 from guardhouse.server.openai.file_store import FileStore, StoredFile
 from guardhouse.server.openai.paging import page, read_limit
 
 MAX_FILE_BYTES = 200 * 1024 * 1024  # as OpenAI's for batches
-UPLOAD_TIMEOUT_S = 600.0
 PURPOSES = ("batch", "user_data", "evals")
 MIN_LIFETIME_S, MAX_LIFETIME_S = 3600, 2592000  # of `expires_after`, as OpenAI has it
 READ_BYTES = 1 << 20
@@ -40,14 +39,7 @@ class Files:
 
     async def upload(self, context: Context, request: Request, _: bytes) -> Response:
         """A form with `file` and `purpose`. The body is read here, for it may be larger than others."""
-        try:
-            async with asyncio.timeout(UPLOAD_TIMEOUT_S):
-                form = await MultiPartParser(request.headers, _limited(request), max_files=1, max_fields=16).parse()
-        except TimeoutError:
-            raise BodyTimeout from None
-        except (MultiPartException, KeyError, ValueError):
-            raise InputError("the body is no form with a 'file' and a 'purpose'") from None
-        try:
+        async with read_form(request, MAX_FILE_BYTES, "a 'file' and a 'purpose'") as form:
             file, purpose = form.get("file"), form.get("purpose")
             if not isinstance(file, UploadFile):
                 raise InputError("the form holds no 'file'")
@@ -56,8 +48,6 @@ class Files:
             lifetime_s = _lifetime_s(form.get("expires_after[seconds]"))
             name = file.filename or "upload"
             stored = await asyncio.to_thread(self._store.add, file.file, name, str(purpose), lifetime_s)
-        finally:
-            await form.close()
         return context.reply(file_object(stored))
 
     async def list_all(self, context: Context, request: Request, _: bytes) -> Response:
@@ -120,15 +110,6 @@ def _lifetime_s(given: object) -> float | None:
     if not isinstance(given, str) or not given.isdigit() or not MIN_LIFETIME_S <= int(given) <= MAX_LIFETIME_S:
         raise InputError(f"'expires_after' must be {MIN_LIFETIME_S} to {MAX_LIFETIME_S} seconds")
     return float(given)
-
-
-async def _limited(request: Request) -> AsyncGenerator[bytes, None]:
-    num_bytes = 0
-    async for chunk in request.stream():
-        num_bytes += len(chunk)
-        if num_bytes > MAX_FILE_BYTES:
-            raise BodyTooLarge
-        yield chunk
 
 
 async def _pieces(file: BinaryIO) -> AsyncGenerator[bytes, None]:
