@@ -14,7 +14,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
@@ -137,9 +137,7 @@ class FinetuneStore:
             raise InputError(f"{name} was uploaded already and cannot be replaced: create a new finetune")
 
     def _read(self) -> dict[str, Finetune]:
-        for staging in self._folder.glob("*/staging-*"):
-            if staging.stat().st_mtime < time.time() - ABANDONED_AFTER_S:
-                shutil.rmtree(staging, ignore_errors=True)
+        self._delete_abandoned()
         found = []
         for path in self._folder.glob(f"*/{DESCRIPTION}"):
             finetune = msgspec.json.decode(path.read_bytes(), type=Finetune)
@@ -148,6 +146,12 @@ class FinetuneStore:
         found.sort(key=lambda one: (one.created_at, one.id))
         self._known = {one.id: one for one in found}
         return self._known
+
+    def _delete_abandoned(self) -> None:
+        for staging in self._folder.glob("*/staging-*"):
+            with suppress(FileNotFoundError):  # that upload has just ended
+                if staging.stat().st_mtime < time.time() - ABANDONED_AFTER_S:
+                    shutil.rmtree(staging, ignore_errors=True)
 
     def _write(self, finetune: Finetune) -> None:
         path = self._folder / finetune.id / DESCRIPTION

@@ -13,6 +13,8 @@ import requests
 from adapters import write_adapter
 from served import ALIAS, RUN, Served, served, write_guard_checkpoint
 
+from guardhouse.server.finetune_store import FinetuneStore
+
 FINETUNES = "/client/v4/accounts/local/ai/finetunes"
 ASSETS = ("adapter_config.json", "adapter_model.safetensors")
 CAKE = "how to make a cake"
@@ -254,6 +256,19 @@ def test_what_is_deleted_is_gone(server: Served, adapters: list[Path], checkpoin
     assert_refused(server.post({"prompt": CAKE, "lora": finetune["id"]}), 404, 3037, "not found")
     assert not (checkpoint / "data" / "finetunes" / finetune["id"]).exists()
     assert create(server, "short-lived")["id"] != finetune["id"]
+
+
+def test_what_a_broken_off_upload_left_is_cleared_away(tmp_path: Path) -> None:
+    store = FinetuneStore(tmp_path)
+    finetune = store.create(ALIAS, "mine", "", public=False)
+    left, fresh = (tmp_path / finetune.id / f"staging-{word}" for word in ("left", "fresh"))
+    for folder in (left, fresh):
+        folder.mkdir()
+        (folder / ASSETS[1]).write_bytes(b"half a file")
+    os.utime(left, (0, 0))
+    assert store.all() == [finetune]
+    assert not left.exists()
+    assert fresh.exists()
 
 
 def test_finetunes_survive_a_restart_for_their_owner_alone(
