@@ -34,6 +34,20 @@ test("gateway, prefix and raw responses work as on the platform", async () => {
   assert.equal((await raw.json()).response, "safe");
 });
 
+test("a batch is queued by the third argument, and polled until it is done", async () => {
+  const { AI } = await miniflare.getBindings();
+  const requests = [HARMLESS, HARMFUL].map((prompt, i) => ({ prompt, external_reference: `number ${i}` }));
+  const { status, request_id } = await AI.run(MODEL, { requests }, { queueRequest: true });
+  assert.equal(status, "queued");
+  let answer;
+  do answer = await AI.run(MODEL, { request_id });
+  while (!answer.responses);
+  const responses = answer.responses.sort((a, b) => a.id - b.id);
+  assert.deepEqual(responses.map((one) => one.external_reference), ["number 0", "number 1"]);
+  assert.equal(responses[0].result.response, "safe");
+  assert.match(responses[1].result.response, UNSAFE);
+});
+
 test("an unknown model is an error by name and number", async () => {
   const { AI } = await miniflare.getBindings();
   await assert.rejects(AI.run("@cf/meta/nothing", { prompt: HARMLESS }), { message: /^5007: No such model @cf\/meta\/nothing or task$/ });
