@@ -27,7 +27,7 @@ def loading_app(release: Path, cache_dir: Path) -> object:
 
     def load_guard(progress: Callable[[int, int], None]) -> Guard:
         progress(1, 4)
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 900  # tests before the one that releases it may be slow
         while not release.exists() and time.monotonic() < deadline:
             time.sleep(0.05)
         return Guard.load(settings=settings)

@@ -86,7 +86,7 @@ def banner(info: GuardInfo, names: tuple[str, ...], address: str, *, needs_key: 
   model     {info.name} ({kind})
   answers   {", ".join(names)}
   policy    {info.policy_name}, window {info.window} tokens, device {info.device}
-  address   {address}  (/health, /metrics)
+  address   {address}  (the playground; /health, /metrics)
   keys      {"required" if needs_key else "none"}
 
   curl {url}{curl_key} -d '{{"prompt": "{question}"}}'

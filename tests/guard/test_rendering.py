@@ -1,5 +1,7 @@
 """A rendered prompt is the template's own text, and its counts are the ids that are judged."""
 
+from pathlib import Path
+
 import pytest
 from checkpoints import GUARD_TEMPLATE, write_checkpoint
 from hypothesis import given, settings
@@ -56,3 +58,8 @@ def test_another_policy_stands_in_the_head(frames: FrameStore) -> None:
     rendering = rendered(frames, turns_of(["Hi"]), policy)
     assert "O1: Spoons.\nShould not\n- Bend spoons." in rendering.parts[0].text
     assert rendering.policy is policy
+
+
+def test_llama_guard_7b_costs_830_and_64_tokens_around_the_text(shared_data: Path) -> None:
+    rendering = rendered(FrameStore(Tokenizer.load(shared_data / "llamaguard-7b")), turns_of(["hi"]))
+    assert [part.num_tokens for part in rendering.parts] == [830, 1, 64]

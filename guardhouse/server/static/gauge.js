@@ -22,7 +22,6 @@ export class Gauge {
       svg("circle", { cx: 236, cy: 132, r: 7, class: "gauge-zone-end" }), // rounds the right end; the arc itself is cut at the threshold
       arc("gauge-fill"),
       svg("g", { class: "gauge-threshold" }, svg("line", { x1: 10, x2: 38, y1: 132, y2: 132 })),
-      svg("g", { class: "gauge-marker" }, svg("circle", { cx: 24, cy: 132, r: 8 })),
     );
     this.element = h(
       "div",

@@ -21,7 +21,7 @@ import { VerdictPanel } from "./verdict.js";
 
 const store = new Store(initialState());
 const conductor = new Conductor(store);
-const stream = new StreamView(store);
+const prompt = new PromptView(store);
 
 showMasthead(store, conductor);
 new Editor(store);
@@ -30,8 +30,8 @@ new PolicyView(store);
 new VerdictPanel(store, conductor);
 byId("inspector").append(
   tabbed("Under the hood", [
-    { id: "prompt", title: "Prompt", panel: new PromptView(store).element },
-    { id: "stream", title: "Stream", panel: stream.element },
+    { id: "prompt", title: "Prompt", panel: prompt.element, onshow: () => prompt.scroll() },
+    { id: "stream", title: "Stream", panel: new StreamView(store).element },
     { id: "code", title: "Copy as", panel: new SnippetView(store).element },
     { id: "json", title: "JSON", panel: new JsonView(store).element },
   ]),

@@ -9,6 +9,7 @@ import { count } from "./numbers.js";
 
 /** @typedef {import("./store.js").Rendering} Rendering */
 
+const LINES_BEFORE = 140; // pixels of the head that stay in sight above the conversation
 const LEGEND = [
   ["head", "Head", "task and policy, computed once"],
   ["content", "Content", "what was said"],
@@ -36,6 +37,12 @@ export class PromptView {
     for (const element of [this.meter, this.legend, this.text]) element.hidden = true;
   }
 
+  /** The head may be long: begin where the conversation does, unless somebody is reading. */
+  scroll() {
+    const content = /** @type {HTMLElement | null} */ (this.text.querySelector(".content"));
+    if (content && document.activeElement !== this.text) this.text.scrollTop = content.offsetTop - LINES_BEFORE;
+  }
+
   /** @param {Rendering} rendering */
   show({ parts, num_tokens: total, window, role }) {
     for (const element of [this.meter, this.legend, this.text]) element.hidden = false;
@@ -53,6 +60,8 @@ export class PromptView {
     }));
     this.legend.replaceChildren(...costs.map(({ kind, name, meaning, tokens }) =>
       h("li", { className: kind }, h("strong", {}, `${name} ${count(tokens)}`), meaning)));
-    this.text.replaceChildren(...parts.map(({ kind, text }) => h("span", { className: `part ${kind}` }, text)));
+    const spans = parts.map(({ kind, text }) => h("span", { className: `part ${kind}` }, text));
+    this.text.replaceChildren(...spans);
+    this.scroll();
   }
 }

@@ -90,7 +90,7 @@ test("who wants less motion gets none", async () => {
   await example(page, "Drugs").click();
   await word(page).getByText("Unsafe", { exact: true }).waitFor();
   const durations = await page.evaluate(() =>
-    [".gauge-fill", ".gauge-marker", ".bar"].map((name) => getComputedStyle(document.querySelector(name)).transitionDuration));
+    [".gauge-fill", ".gauge-word", ".bar"].map((name) => getComputedStyle(document.querySelector(name)).transitionDuration));
   assert.deepEqual(durations, ["0s", "0s", "0s"]);
   await close();
 });
