@@ -2,10 +2,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := guardhouse tests training benchmarks examples
+SOURCES := guardhouse tests training benchmarks examples docs
 
 .DEFAULT_GOAL := help
-.PHONY: help serve worker test check format bench clean
+.PHONY: help serve worker test check format bench docs clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -53,6 +53,9 @@ bench: $(VENV)/installed-dev ## run the benchmarks that need no large checkpoint
 	$(BIN)/python -m benchmarks.kernels
 	$(BIN)/python -m benchmarks.engine
 	$(BIN)/python -m benchmarks.http
+
+docs: $(VENV)/installed-dev ## write the pages that are made from the code: docs/cli.md, docs/http.md
+	$(BIN)/python docs/generate.py
 
 clean: ## remove everything that these targets made
 	rm -rf $(VENV) build dist tests/node/node_modules examples/worker/node_modules guardhouse/ops/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis

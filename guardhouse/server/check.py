@@ -12,9 +12,10 @@ Never knows: tokens, how a verdict is found.
 
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import fields
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -26,7 +27,9 @@ from guardhouse.server.context import Context, convert, decode_body
 from guardhouse.server.dialect import error_object
 from guardhouse.server.errors import describe
 from guardhouse.server.judge import (
+    PolicyText,
     Question,
+    Threshold,
     judge,
     judge_all,
     judge_each,
@@ -34,7 +37,6 @@ from guardhouse.server.judge import (
     parse_policy,
     text_question,
 )
-from guardhouse.server.openai.moderations import Threshold
 from guardhouse.server.transport import LineStream
 from guardhouse.server.validate import decode_json
 
@@ -44,37 +46,37 @@ NDJSON_TYPES = ("application/x-ndjson", "application/jsonl", "application/jsonli
 class CheckInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One thing to judge: `text` said by `role`, or `messages`. What is not said comes from the request around it."""
 
-    text: str | None = None
-    messages: list[dict[str, Any]] | None = None
-    role: Role | None = None  # who wrote `text`; "user" unless said
-    policy: str | None = None  # a category list; a system message's goes before it
+    text: Annotated[str, Meta(description="what one side said")] | None = None
+    messages: Annotated[list[dict[str, Any]], Meta(description="a conversation; its last turn is judged")] | None = None
+    role: Annotated[Role, Meta(description="who wrote `text`; the user unless said")] | None = None
+    policy: PolicyText | None = None
     threshold: Threshold | None = None
 
 
 class CheckRequest(CheckInput, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One input, or several as `inputs`."""
 
-    inputs: list[str | CheckInput] | None = None
-    stream: bool = False
+    inputs: Annotated[list[str | CheckInput], Meta(description="several, with these options by default")] | None = None
+    stream: Annotated[bool, Meta(description="answer with a line of JSON per input, as each is judged")] = False
     model: str | None = None
 
 
 class FullVerdict(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Everything that is known about one input."""
 
-    flagged: bool  # score >= threshold
-    score: float  # P(unsafe)
-    mass: float  # P(safe) + P(unsafe) over the whole vocabulary
-    categories: dict[str, float]  # code -> share of the score
-    category_names: dict[str, str]
-    codes: tuple[str, ...]  # all that the model names; none where it is not flagged
-    text: str  # "safe", or "unsafe\\nO3"
+    flagged: Annotated[bool, Meta(description="the score reaches the threshold")]
+    score: Annotated[float, Meta(description="P(unsafe), 0 to 1")]
+    mass: Annotated[float, Meta(description="P(safe) + P(unsafe) over the whole vocabulary")]
+    categories: Annotated[dict[str, float], Meta(description="code: share of the score")]
+    category_names: Annotated[dict[str, str], Meta(description="code: name")]
+    codes: Annotated[tuple[str, ...], Meta(description="all that the model names; none where it is not flagged")]
+    text: Annotated[str, Meta(description='"safe", or "unsafe" and a line with the codes')]
     policy: str
     role: str
     threshold: float
     num_prompt_tokens: int
     num_cached_tokens: int
-    windows: tuple[Window, ...]
+    windows: Annotated[tuple[Window, ...], Meta(description="parts of a long text; one for all others")]
     id: str | None = None
     model: str | None = None
 

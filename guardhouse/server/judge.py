@@ -8,7 +8,9 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
+
+from msgspec import Meta
 
 from guardhouse.errors import QueueFull
 from guardhouse.guard.conversation import Conversation, Role, Turn, parse_messages
@@ -17,6 +19,8 @@ from guardhouse.guard.verdict import Verdict
 from guardhouse.server.context import Context
 from guardhouse.server.submission import result_of
 
+Threshold = Annotated[float, Meta(ge=0, le=1, description="score from which it is flagged; the server's by default")]
+PolicyText = Annotated[str, Meta(description="category list to judge by, instead of the checkpoint's own")]
 MAX_PENDING = 32  # judgements of one request in flight: the queue belongs to everybody
 
 

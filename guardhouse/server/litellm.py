@@ -27,8 +27,7 @@ from guardhouse.guard.conversation import Conversation, parse_messages
 from guardhouse.guard.policy import Policy
 from guardhouse.guard.verdict import Verdict
 from guardhouse.server.context import Context, decode_body
-from guardhouse.server.judge import Question, judge_all, parse_policy, text_question
-from guardhouse.server.openai.moderations import Threshold
+from guardhouse.server.judge import PolicyText, Question, Threshold, judge_all, parse_policy, text_question
 
 PATH = "/beta/litellm_basic_guardrail_api"
 ROLES = {"user": "user", "assistant": "assistant", "tool": "tool", "function": "tool"}  # all others are instructions
@@ -38,7 +37,7 @@ class GuardrailOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What the operator wrote into LiteLLM's configuration; keys of others are ignored."""
 
     threshold: Threshold | None = None
-    policy: str | None = None
+    policy: PolicyText | None = None
     scope: Literal["last_turn", "all"] = "last_turn"
     images: Literal["block", "ignore"] = "block"
 

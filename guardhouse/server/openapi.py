@@ -127,6 +127,8 @@ def _operation(endpoint: Endpoint) -> JsonSchema:
         "parameters": _parameters(endpoint),
         "responses": _responses(endpoint),
     }
+    if endpoint.aliases:
+        operation["x-aliases"] = [PATH_PARAMETER.sub(r"{\1}", alias) for alias in endpoint.aliases]
     if endpoint.body is not None:
         content = {endpoint.body_type: {"schema": _schema(endpoint.body)}}
         operation["requestBody"] = {"required": True, "content": content}

@@ -19,7 +19,7 @@ from guardhouse.errors import InputError
 from guardhouse.guard.policy import Policy
 from guardhouse.guard.verdict import Verdict
 from guardhouse.server.context import Context, decode_body
-from guardhouse.server.judge import Question, judge_all, parse_policy, text_question
+from guardhouse.server.judge import PolicyText, Question, Threshold, judge_all, parse_policy, text_question
 from guardhouse.server.openai.categories import OPENAI_CATEGORIES, counterparts
 
 # Names that OpenAI's clients send without being told to. They mean whatever guard runs here.
@@ -32,7 +32,6 @@ OPENAI_MODELS = frozenset(
         "text-moderation-007",
     }
 )
-Threshold = Annotated[float, Meta(ge=0, le=1)]
 
 
 class InputPart(msgspec.Struct, frozen=True):
@@ -46,8 +45,8 @@ class ModerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     """One text, several texts, or one input in several parts."""
 
     input: str | list[str | InputPart]
-    model: str | None = None
-    policy: str | None = None
+    model: Annotated[str, Meta(description="the guard's name, or one of OpenAI's moderation models")] | None = None
+    policy: PolicyText | None = None
     threshold: Threshold | None = None
 
 
