@@ -1,8 +1,9 @@
 // The official TypeScript SDK, unchanged but for its base URL.
 import assert from "node:assert/strict";
+import { createReadStream } from "node:fs";
 import test from "node:test";
 import Cloudflare from "cloudflare";
-import { BASE, HARMFUL, HARMLESS, MODEL, UNSAFE } from "./server.mjs";
+import { ADAPTER, ASSETS, BASE, HARMFUL, HARMLESS, MODEL, UNSAFE } from "./server.mjs";
 
 const client = new Cloudflare({ apiToken: "any", baseURL: `${BASE}/client/v4`, maxRetries: 0 });
 const account_id = "local";
@@ -48,4 +49,25 @@ test("filters, schema, tasks and authors are read", async () => {
   assert.equal(tasks.result[0].name, "Text Generation");
   const authors = await client.ai.authors.list({ account_id });
   assert.ok(authors.result.length > 0);
+});
+
+test("a finetune is created, uploaded, listed and used", async () => {
+  const name = "from-the-sdk";
+  const finetune = await client.ai.finetunes.create({ account_id, model: MODEL, name, description: "a test's" });
+  for (const file_name of ASSETS) {
+    const file = createReadStream(`${ADAPTER}/${file_name}`);
+    const { success } = await client.ai.finetunes.assets.create(finetune.id, { account_id, file_name, file });
+    assert.equal(success, true);
+  }
+  const listed = await client.ai.finetunes.list({ account_id });
+  assert.ok(listed.some((row) => row.id === finetune.id && row.name === name));
+  const plain = await client.ai.run(MODEL, { account_id, prompt: HARMLESS });
+  for (const lora of [finetune.id, name]) {
+    const tuned = await client.ai.run(MODEL, { account_id, prompt: HARMLESS, lora });
+    assert.notEqual(tuned.verdict.score, plain.verdict.score);
+  }
+  await assert.rejects(client.ai.run(MODEL, { account_id, prompt: HARMLESS, lora: "none" }), (error) => {
+    assert.equal(error.errors[0].code, 3037);
+    return true;
+  });
 });

@@ -4,7 +4,7 @@ import { execFile } from "node:child_process";
 import { createRequire } from "node:module";
 import test from "node:test";
 import { promisify } from "node:util";
-import { BASE, MODEL } from "./server.mjs";
+import { ADAPTER, BASE, HARMLESS, MODEL } from "./server.mjs";
 
 const bin = createRequire(import.meta.url).resolve("wrangler/bin/wrangler.js");
 const env = {
@@ -20,4 +20,15 @@ const wrangler = (...words) => promisify(execFile)(process.execPath, [bin, ...wo
 test("ai models lists what is served", async () => {
   const { stdout } = await wrangler("ai", "models", "--json");
   assert.ok(JSON.parse(stdout).some((model) => model.name === MODEL));
+});
+
+test("ai finetune creates, uploads and lists", async () => {
+  const { stdout } = await wrangler("ai", "finetune", "create", MODEL, "from-wrangler", ADAPTER);
+  assert.match(stdout, /Assets uploaded, finetune "from-wrangler" is ready to use/);
+  assert.match((await wrangler("ai", "finetune", "list")).stdout, /from-wrangler/);
+  const response = await fetch(`${BASE}/client/v4/accounts/local/ai/run/${MODEL}`, {
+    method: "POST",
+    body: JSON.stringify({ prompt: HARMLESS, lora: "from-wrangler" }),
+  });
+  assert.equal(response.status, 200);
 });

@@ -13,7 +13,10 @@ from typing import Any
 import cloudflare
 import pytest
 import requests
+from adapters import write_adapter
 from served import ALIAS, RUN, Served
+
+from guardhouse.guard.guard import EMBEDDED_FOLDER
 
 SAMPLES = Path(__file__).resolve().parents[2] / "examples" / "samples"
 QUESTION = '{"messages": [{"role": "user", "content": "how to make a cake"}]}'
@@ -129,3 +132,18 @@ def test_the_official_python_sdk_streams(client: cloudflare.Cloudflare) -> None:
     run = client.ai.with_streaming_response.run
     with run(ALIAS, account_id="local", prompt="How do I bake bread?", stream=True) as response:
         assert list(response.iter_lines())[-2:] == ["data: [DONE]", ""]
+
+
+def test_the_official_python_sdk_uploads_a_finetune_and_uses_it(client: cloudflare.Cloudflare, tmp_path: Path) -> None:
+    folder = write_adapter(tmp_path / "adapter", EMBEDDED_FOLDER, lora_alpha=1)
+    finetune = client.ai.finetunes.create(account_id="local", model=ALIAS, name="from-python")
+    assert finetune is not None
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        done = client.ai.finetunes.assets.create(finetune.id, account_id="local", file_name=name, file=folder / name)
+        assert done.success
+    rows: Any = client.ai.finetunes.list(account_id="local")
+    assert "from-python" in str(rows)
+    results: list[Any] = [
+        client.ai.run(ALIAS, account_id="local", prompt="hi", lora=lora) for lora in ("", "from-python")
+    ]
+    assert results[0]["verdict"]["score"] != results[1]["verdict"]["score"]

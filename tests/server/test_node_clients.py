@@ -10,6 +10,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from adapters import write_adapter
+
+from guardhouse.guard.guard import EMBEDDED_FOLDER
 
 FOLDER = Path(__file__).resolve().parents[1] / "node"
 FILES = sorted(path.name for path in FOLDER.glob("*.test.mjs"))
@@ -25,7 +28,8 @@ def test_client(embedded: str, tmp_path: Path, file: str) -> None:
         pytest.skip("node is not installed")
     if not (FOLDER / "node_modules").is_dir():
         pytest.skip("tests/node/node_modules is absent: `make test` installs it where there is npm")
-    environment = {**os.environ, "BASE_URL": embedded, "HOME": str(tmp_path), "NO_COLOR": "1"}
+    adapter = write_adapter(tmp_path / "adapter", EMBEDDED_FOLDER, lora_alpha=1)
+    environment = {**os.environ, "BASE_URL": embedded, "ADAPTER": str(adapter), "HOME": str(tmp_path), "NO_COLOR": "1"}
     command = ["node", "--test", "--test-reporter=tap", file]
     done = subprocess.run(
         command, cwd=FOLDER, env=environment, capture_output=True, text=True, timeout=120, check=False
