@@ -156,8 +156,8 @@ def test_an_unknown_model_is_refused_by_name(server: Served) -> None:
     assert_refused(response, 400, 5007, "AiError: No such model: No such model @cf/meta/nothing or task")
 
 
-def test_an_adapter_is_refused(server: Served) -> None:
-    assert_refused(server.post({"prompt": "a", "lora": "mine"}), 405, 5005, "does not support LoRa inference")
+def test_an_adapter_that_is_not_there_is_refused(server: Served) -> None:
+    assert_refused(server.post({"prompt": "a", "lora": "mine"}), 404, 3037, "Finetune mine not found")
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "OPTIONS"])
@@ -166,7 +166,7 @@ def test_another_method_is_refused(server: Served, method: str) -> None:
     assert_refused(response, 405, 7001, f"{method} not supported for requested URI.")
 
 
-@pytest.mark.parametrize("path", ["/", "/client/v4", "/client/v4/accounts/local/ai/nothing", "/client/v3/ai/run/x"])
+@pytest.mark.parametrize("path", ["/nothing", "/client/v4/accounts/local/ai/nothing", "/client/v3/ai/run/x"])
 def test_another_route_is_refused(server: Served, path: str) -> None:
     assert_refused(server.post({}, path=path), 400, 7000, "No route for that URI")
 
