@@ -11,6 +11,7 @@ Never knows: tokens, how a verdict is found.
 """
 
 from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import aclosing
 from dataclasses import fields
 from typing import Annotated, Any
 
@@ -159,23 +160,23 @@ def _stream(context: Context, inputs: Sequence[CheckInput | Exception]) -> Respo
 
 
 async def _judged_lines(context: Context, inputs: Sequence[CheckInput | Exception]) -> AsyncGenerator[bytes, None]:
-    questions: dict[int, Question] = {}
-    for index, one in enumerate(inputs):
-        try:
-            questions[index] = read_question(_or_raise(one))
-        except GuardhouseError as error:
-            yield _line({"index": index, **error_object(describe(error), error)})
-    indices = list(questions)
-    judged = judge_each(context, questions.values(), context.timeout_s)
-    try:
-        async for position, outcome in judged:
-            index = indices[position]
+    questions: dict[int, Question] = {}  # those in flight: their policies name the categories
+
+    def read() -> Iterator[Question | Exception]:
+        for index, one in enumerate(inputs):
+            try:
+                questions[index] = read_question(_or_raise(one))
+                yield questions[index]
+            except GuardhouseError as error:
+                yield error
+
+    async with aclosing(judge_each(context, read(), context.timeout_s)) as judged:
+        async for index, outcome in judged:
+            question = questions.pop(index, None)
             if isinstance(outcome, Exception):
                 yield _line({"index": index, **error_object(describe(outcome), outcome)})
-            else:
-                yield _line({"index": index, "verdict": full_verdict(context, questions[index], outcome)})
-    finally:
-        await judged.aclose()
+            elif question is not None:
+                yield _line({"index": index, "verdict": full_verdict(context, question, outcome)})
 
 
 def _or_raise(one: CheckInput | Exception) -> CheckInput:

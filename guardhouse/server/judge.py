@@ -12,15 +12,16 @@ from typing import Annotated, Any
 
 from msgspec import Meta
 
-from guardhouse.errors import QueueFull
+from guardhouse.errors import InputError, QueueFull
 from guardhouse.guard.conversation import Conversation, Role, Turn, parse_messages
 from guardhouse.guard.policy import Policy
 from guardhouse.guard.verdict import Verdict
 from guardhouse.server.context import Context
-from guardhouse.server.submission import result_of
+from guardhouse.server.submission import OFF_LOOP_CHARS, result_of
 
 Threshold = Annotated[float, Meta(ge=0, le=1, description="score from which it is flagged; the server's by default")]
 PolicyText = Annotated[str, Meta(description="category list to judge by, instead of the checkpoint's own")]
+MAX_INPUTS = 4096  # of a request whose reply is not streamed
 MAX_PENDING = 32  # judgements of one request in flight: the queue belongs to everybody
 
 
@@ -34,7 +35,10 @@ class Question:
 
     @property
     def num_chars(self) -> int:
-        return sum(len(turn.content) for turn in self.conversation.turns)
+        """How much there is to cut into tokens. A policy that is new takes its time, too: a frame is built for it."""
+        is_custom = self.policy is not None or self.conversation.policy_text is not None
+        least = OFF_LOOP_CHARS if is_custom else 0
+        return max(least, sum(len(turn.content) for turn in self.conversation.turns))
 
 
 def text_question(text: str, role: Role = "user", policy: Policy | None = None) -> Question:
@@ -72,6 +76,8 @@ async def judge(context: Context, question: Question, timeout_s: float | None = 
 
 async def judge_all(context: Context, questions: Sequence[Question]) -> list[Verdict]:
     """Every verdict, in order, within the request's own time. The first error ends it."""
+    if len(questions) > MAX_INPUTS:
+        raise InputError(f"more than {MAX_INPUTS} inputs: send fewer at a time, or ask /v1/check for a stream")
     verdicts: list[Verdict | None] = [None] * len(questions)
     async for index, outcome in judge_each(context, questions):
         if isinstance(outcome, Exception):
@@ -81,15 +87,23 @@ async def judge_all(context: Context, questions: Sequence[Question]) -> list[Ver
 
 
 async def judge_each(
-    context: Context, questions: Iterable[Question], timeout_s: float | None = None
+    context: Context, questions: Iterable[Question | Exception], timeout_s: float | None = None
 ) -> AsyncGenerator[tuple[int, Verdict | Exception], None]:
-    """(index, verdict or error) as they are found, at most MAX_PENDING in flight. `timeout_s`: for each, not for all."""
+    """(index, verdict or error) as they are found, at most MAX_PENDING in flight. `timeout_s`: for each, not for all.
+
+    `questions` is read as far as it is needed; an error in it is its own outcome.
+    """
     waiting = enumerate(questions)
     pending: dict[asyncio.Task[Verdict], int] = {}
     try:
         while True:
             while len(pending) < MAX_PENDING and (item := next(waiting, None)):
-                pending[asyncio.create_task(_judge_patiently(context, item[1], timeout_s))] = item[0]
+                index, question = item
+                if isinstance(question, Exception):
+                    yield index, question
+                    await asyncio.sleep(0)  # a body of nothing but errors is not to hold up the loop
+                else:
+                    pending[asyncio.create_task(_judge_patiently(context, question, timeout_s))] = index
             if not pending:
                 return
             done, _ = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)

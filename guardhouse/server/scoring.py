@@ -12,6 +12,7 @@ Nothing is cut off: a prompt that exceeds the window is an error.
 import asyncio
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated, Any
 
 import msgspec
@@ -21,12 +22,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from guardhouse.errors import InputError
+from guardhouse.guard.guard import Guard
 from guardhouse.guard.labels import LogProbs
 from guardhouse.model.tokenizer import Tokenizer
 from guardhouse.server.context import Context, decode_body
 from guardhouse.server.judge import parse_policy
+from guardhouse.server.submission import off_loop
 
-MAX_ITEMS = 1024
+MAX_ITEMS = 128  # all of them wait in the queue at once
 TokenId = Annotated[int, Meta(ge=0, lt=2**31)]
 Ids = list[int]
 
@@ -76,13 +79,16 @@ async def tokenize(context: Context, _: Request, body: bytes) -> Response:
     tokenizer = context.guard.tokenizer
     if (asked.prompt is None) == (asked.messages is None):
         raise InputError("give either 'prompt' or 'messages'")
-    if asked.prompt is not None:
-        ids = tokenizer.encode(asked.prompt, bos=asked.add_special_tokens and tokenizer.add_bos)
-    else:
-        ids = context.guard.prompt_ids(asked.messages or [], policy=parse_policy(asked.policy))
+    ids = await off_loop(lambda: _asked_ids(asked, context.guard), len(body))
     strings = [tokenizer.token(token_id) for token_id in ids] if asked.return_token_strs else None
     window = context.guard.info.window
     return context.reply({"count": len(ids), "max_model_len": window, "tokens": ids, "token_strs": strings})
+
+
+def _asked_ids(asked: TokenizeRequest, guard: Guard) -> Ids:
+    if asked.prompt is None:
+        return guard.prompt_ids(asked.messages or [], policy=parse_policy(asked.policy))
+    return guard.tokenizer.encode(asked.prompt, bos=asked.add_special_tokens and guard.tokenizer.add_bos)
 
 
 async def detokenize(context: Context, _: Request, body: bytes) -> Response:
@@ -96,9 +102,14 @@ async def generative_scoring(context: Context, _: Request, body: bytes) -> Respo
     asked = decode_body(body, GenerativeScoringRequest)
     model = context.require_model(asked.model)
     tokenizer = context.guard.tokenizer
-    query = _ids(asked.query, tokenizer, bos=asked.add_special_tokens and tokenizer.add_bos)
-    items = [_ids(item, tokenizer, bos=False) for item in asked.items]
-    prompts = [[*item, *query] if asked.item_first else [*query, *item] for item in items]
+
+    def cut() -> list[Ids]:
+        query = _ids(asked.query, tokenizer, bos=asked.add_special_tokens and tokenizer.add_bos)
+        items = (_ids(item, tokenizer, bos=False) for item in asked.items)
+        return [[*item, *query] if asked.item_first else [*query, *item] for item in items]
+
+    _require_few(asked.items)
+    prompts = await off_loop(cut, len(body))
     rows = await _probabilities(context, prompts, asked.label_token_ids, softmax=asked.apply_softmax)
     num_tokens = sum(map(len, prompts))
     return context.reply(
@@ -117,7 +128,9 @@ async def score(context: Context, _: Request, body: bytes) -> Response:
     asked = decode_body(body, ScoreRequest)
     model = context.require_model(asked.model)
     items = [asked.items] if isinstance(asked.items, str) else asked.items
-    prompts = [_joined(asked.query, item, context.guard.tokenizer, item_first=asked.item_first) for item in items]
+    _require_few(items)
+    join = partial(_joined, asked.query, tokenizer=context.guard.tokenizer, item_first=asked.item_first)
+    prompts = await off_loop(lambda: list(map(join, items)), len(body))
     rows = await _probabilities(context, prompts, asked.label_token_ids, softmax=asked.apply_softmax)
     return context.reply({"scores": rows, "model": model, "usage": None, "object": "scoring"})
 
@@ -139,8 +152,6 @@ async def _probabilities(
     context: Context, prompts: Sequence[Ids], labels: Sequence[int], *, softmax: bool
 ) -> list[list[float]]:
     """[prompts][labels]."""
-    if not 0 < len(prompts) <= MAX_ITEMS:
-        raise InputError(f"'items' must hold 1 to {MAX_ITEMS} items")
     seconds = context.remaining_s
     futures = [context.guard.next_token_log_probs(prompt, labels, timeout_s=seconds) for prompt in prompts]
     try:
@@ -149,6 +160,11 @@ async def _probabilities(
         for future in futures:
             future.cancel()
     return [_over_labels(row) if softmax else np.exp(row).tolist() for row in rows]
+
+
+def _require_few(items: Sequence[object]) -> None:
+    if not 0 < len(items) <= MAX_ITEMS:
+        raise InputError(f"'items' must hold 1 to {MAX_ITEMS} items")
 
 
 def _over_labels(row: LogProbs) -> list[float]:

@@ -30,6 +30,11 @@ async def result_of(submit: Callable[[], "Future[T]"], num_chars: int) -> T:
     return await asyncio.wrap_future(future)
 
 
+async def off_loop(work: Callable[[], T], num_chars: int) -> T:
+    """The result of cutting that much text into tokens: at once, or on a thread where it is long."""
+    return work() if num_chars < OFF_LOOP_CHARS else await asyncio.to_thread(work)
+
+
 def _cancel_result(submission: "asyncio.Future[Future[Any]]") -> None:
     if not submission.cancelled() and submission.exception() is None:
         submission.result().cancel()

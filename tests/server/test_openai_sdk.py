@@ -1,12 +1,14 @@
 """OpenAI's own Python SDK, unchanged but for the base URL."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, Literal
 
 import openai
 import pydantic
 import pytest
-from served import Served
+from served import Served, served, write_guard_checkpoint
 
 
 @pytest.fixture
@@ -102,3 +104,28 @@ def test_a_stream_that_cannot_begin_raises(client: openai.OpenAI, server: Served
         client.chat.completions.create(
             model=server.guard.info.name, messages=[{"role": "user", "content": ""}], stream=True
         )
+
+
+def test_a_server_that_cannot_answer_now_raises_the_sdks_classes(tmp_path: Path) -> None:
+    folder = write_guard_checkpoint(tmp_path / "random-guard")
+    slow: Any = {"model": "random-guard", "prompt": "a cake", "max_tokens": 3000, "temperature": 2}
+    with served(folder, max_num_seqs=1, max_queue=1, request_timeout_s=1.0, threshold=1.0) as server:
+        url = f"{server.url}/v1"
+        with openai.OpenAI(base_url=url, api_key="any", max_retries=0) as client, ThreadPoolExecutor(6) as pool:
+            calls = [pool.submit(client.completions.create, **slow) for _ in range(6)]
+            kinds = {type(call.exception()) for call in calls}
+            assert openai.RateLimitError in kinds
+            assert any(getattr(call.exception(), "status_code", None) == 408 for call in calls)
+            full = next(error for call in calls if isinstance(error := call.exception(), openai.RateLimitError))
+            assert full.code == "rate_limit_exceeded"
+            assert int(full.response.headers["retry-after"]) >= 1
+            assert server.wait_until_idle()
+            with pytest.raises(openai.APIError, match="Request timeout"):  # in the midst of a stream
+                list(client.completions.create(**slow, stream=True))
+
+
+def test_a_body_that_is_too_large_is_413(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.APIStatusError) as refused:
+        client.moderations.create(input="a " * (6 << 20))
+    assert refused.value.status_code == 413
+    assert refused.value.code == "request_too_large"

@@ -32,6 +32,7 @@ from guardhouse.server.openai.logprobs import chat_logprobs
 from guardhouse.server.openai.streaming import Source, event_stream, write_all, write_steps
 from guardhouse.server.writing import Writing, Written, write
 
+REFUSED = Meta(description="refused")
 INSTRUCTION_ROLES = {"developer": "system", "function": "tool"}  # newer and older names of OpenAI's
 
 
@@ -58,9 +59,9 @@ class ChatRequest(CompletionOptions, frozen=True, kw_only=True):
     response_format: ResponseFormat | None = None
     tools: list[Any] | None = None
     tool_choice: str | dict[str, Any] | None = None
-    moderation: dict[str, Any] | None = None
-    functions: list[Any] | None = None
-    audio: dict[str, Any] | None = None
+    moderation: Annotated[dict[str, Any], REFUSED] | None = None
+    functions: Annotated[list[Any], REFUSED] | None = None
+    audio: Annotated[dict[str, Any], REFUSED] | None = None
 
 
 async def chat_completions(context: Context, _: Request, body: bytes) -> Response:
