@@ -4,19 +4,21 @@
 >>> with Guard.load() as guard:
 ...     guard.check("How do I bake bread?").text
 'safe'
+
+Names are loaded when they are first asked for: who wants only the client or the version pays for nothing else.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING
-
-from guardhouse.errors import GuardhouseError
-from guardhouse.guard.conversation import Conversation, Turn
-from guardhouse.guard.generating import Generation
-from guardhouse.guard.guard import Guard, GuardInfo
-from guardhouse.guard.policy import Category, Policy
-from guardhouse.guard.verdict import Verdict
 
 if TYPE_CHECKING:
     from guardhouse.client import ApiError, AsyncClient, Client, ConnectionFailed
+    from guardhouse.errors import GuardhouseError
+    from guardhouse.guard.conversation import Conversation, Turn
+    from guardhouse.guard.generating import Generation
+    from guardhouse.guard.guard import Guard, GuardInfo
+    from guardhouse.guard.policy import Category, Policy
+    from guardhouse.guard.verdict import Verdict
 
 __all__ = [
     "ApiError",
@@ -35,15 +37,26 @@ __all__ = [
     "__version__",
 ]
 
+_HOMES = {
+    **dict.fromkeys(("ApiError", "AsyncClient", "Client", "ConnectionFailed"), "client"),
+    "GuardhouseError": "errors",
+    **dict.fromkeys(("Conversation", "Turn"), "guard.conversation"),
+    "Generation": "guard.generating",
+    **dict.fromkeys(("Guard", "GuardInfo"), "guard.guard"),
+    **dict.fromkeys(("Category", "Policy"), "guard.policy"),
+    "Verdict": "guard.verdict",
+}
+
 
 def __getattr__(name: str) -> object:
-    """What takes longer to load than the rest of this file, looked up when asked for."""
     if name == "__version__":
-        from importlib.metadata import version  # noqa: PLC0415
+        from importlib.metadata import version  # noqa: PLC0415  # slower to load than this file
 
         return version("guardhouse")
-    if name in {"ApiError", "AsyncClient", "Client", "ConnectionFailed"}:
-        from guardhouse import client  # noqa: PLC0415  # an HTTP client is not needed to judge
-
-        return getattr(client, name)
+    if name in _HOMES:
+        return getattr(import_module(f"guardhouse.{_HOMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

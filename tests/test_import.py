@@ -4,6 +4,8 @@ import json
 import subprocess
 import sys
 
+import guardhouse
+
 HEAVY = {"torch", "rich", "huggingface_hub", "matplotlib", "transformers", "triton", "pyarrow", "ray"}
 
 
@@ -17,6 +19,15 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
     modules = loaded_modules("import guardhouse; guardhouse.Guard, guardhouse.Policy, guardhouse.Verdict")
     assert "guardhouse" in modules
     assert not modules & HEAVY
+
+
+def test_every_public_name_is_there() -> None:
+    assert all(getattr(guardhouse, name) is not None for name in guardhouse.__all__)
+    assert set(guardhouse.__all__) <= set(dir(guardhouse))
+
+
+def test_importing_the_package_alone_loads_no_arrays() -> None:
+    assert not loaded_modules("import guardhouse") & (HEAVY | {"numpy", "jinja2", "msgspec"})
 
 
 def test_importing_the_server_and_the_cli_loads_nothing_heavy() -> None:
