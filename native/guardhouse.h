@@ -14,7 +14,7 @@
 #define GH_API __attribute__((visibility("default")))
 
 /* Raise it whenever a packed layout or a result bit changes: it is part of every disk-cache key. */
-enum { GH_KERNEL_VERSION = 1 };
+enum { GH_KERNEL_VERSION = 2 };
 
 enum gh_status { GH_OK = 0, GH_OUT_OF_MEMORY = 1, GH_INDEX_OUT_OF_RANGE = 2 };
 enum gh_isa { GH_ISA_PORTABLE = 0, GH_ISA_AVX2 = 1 };

@@ -22,24 +22,32 @@
 enum {
     GH_PANEL = 16,      /* outputs of an int4 panel */
     GH_QUAD = 4,        /* input rows that one 32-bit word of activations holds */
+    GH_QUAD_BYTES = 32, /* a panel's codes of one quad, two to a byte */
     GH_TOKENS = 6,      /* tokens of an int4 tile */
     GH_MAX_GROUP = 128, /* input rows that share an activation scale, at most */
     GH_DOT_ROWS = 3,    /* rows of a dense tile or of a weighted sum */
     GH_DOT_COLUMNS = 4  /* outputs of a dense tile */
 };
 
-/* What one int4 tile reads: one panel, and up to GH_TOKENS tokens as w4a8.c interleaves them. */
+/* What one int4 tile reads: some groups of one panel, and up to GH_TOKENS tokens as w4a8.c interleaves them. */
 typedef struct {
-    const uint8_t *codes; /* [groups, quads, 32] */
+    const uint8_t *codes; /* [groups, quads, 32], or [groups, quads, 64] unpacked */
     const uint8_t *zeros; /* [groups, 16] */
     const float *scales;  /* [groups, 16] */
+    bool is_unpacked;
     size_t num_groups;
     size_t num_quads; /* per group */
     size_t num_tokens;
-    const int8_t *activations;      /* [groups, quads, num_tokens, 4] */
-    const float *activation_scales; /* [groups, num_tokens] */
-    const int32_t *activation_sums; /* [groups, num_tokens] */
+    const int8_t *activations;       /* [groups, quads, num_tokens, 4] */
+    const float *activation_scales;  /* [groups, num_tokens] */
+    const float *activation_offsets; /* [groups, num_tokens] */
 } gh_w4a8_tile;
+
+/* How a group of int8 codes stands for numbers: x = scale * code. */
+typedef struct {
+    float scale;
+    float offset; /* -scale * (sum of the codes): what a zero point of 1 adds to a product with this group */
+} gh_quantized_group;
 
 /* Running state of a row's streaming softmax. */
 typedef struct {
@@ -48,11 +56,14 @@ typedef struct {
 } gh_softmax;
 
 typedef struct {
-    /* Quantises `count` (<= 128) activations; pads the codes with zeros to a multiple of 4. Returns the scale. */
-    float (*quantize_group)(const float *x, size_t count, int8_t *codes, int32_t *code_sum);
+    /* Quantises `count` (<= 128) activations; pads the codes with zeros to a multiple of 4. */
+    gh_quantized_group (*quantize_group)(const float *x, size_t count, int8_t *codes);
 
-    /* result [num_tokens, 16] = the tile's product, without bias. */
+    /* result [num_tokens, 16] += the tile's product, without bias. */
     void (*w4a8)(const gh_w4a8_tile *tile, float (*result)[GH_PANEL]);
+
+    /* Two codes to a byte -> one to a byte: [num_quads, 32] -> [num_quads, 64]. */
+    void (*unpack)(const uint8_t *codes, size_t num_quads, uint8_t *bytes);
 
     /* sums[t][o] = x[t] . rows[o] for t < num_rows <= 3 and four weight rows, float32 or float16. */
     void (*dot)(const float *x, size_t num_rows, const void *const rows[GH_DOT_COLUMNS], bool is_half, size_t width,
@@ -82,8 +93,9 @@ extern const gh_kernels gh_kernels_portable;
 extern const gh_kernels gh_kernels_avx2;
 
 /* The members above, as each instruction set defines them. */
-float GH_KERNEL(quantize_group)(const float *x, size_t count, int8_t *codes, int32_t *code_sum);
+gh_quantized_group GH_KERNEL(quantize_group)(const float *x, size_t count, int8_t *codes);
 void GH_KERNEL(w4a8)(const gh_w4a8_tile *tile, float (*result)[GH_PANEL]);
+void GH_KERNEL(unpack)(const uint8_t *codes, size_t num_quads, uint8_t *bytes);
 void GH_KERNEL(dot)(const float *x, size_t num_rows, const void *const rows[GH_DOT_COLUMNS], bool is_half, size_t width,
                     float sums[GH_DOT_ROWS][GH_DOT_COLUMNS]);
 float GH_KERNEL(softmax)(float *scores, size_t count, gh_softmax *state);

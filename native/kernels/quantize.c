@@ -20,16 +20,15 @@ static uint32_t largest_magnitude_bits(const float *x, size_t count) {
     return (uint32_t)largest;
 }
 
-float GH_KERNEL(quantize_group)(const float *x, size_t count, int8_t *codes, int32_t *code_sum) {
+gh_quantized_group GH_KERNEL(quantize_group)(const float *x, size_t count, int8_t *codes) {
     const float rounder = 0x1.8p23f; /* adding it rounds to an integer, left in the low mantissa bits */
     uint32_t largest_bits = largest_magnitude_bits(x, count);
     float largest = gh_float_of_bits(largest_bits);
     bool is_finite = largest_bits < 0x7f800000;
 
     memset(codes, 0, (count + GH_QUAD - 1) / GH_QUAD * GH_QUAD);
-    *code_sum = 0;
     if (!is_finite || largest < 0x1p-100f) {
-        return is_finite ? 0.0f : NAN;
+        return (gh_quantized_group){is_finite ? 0.0f : NAN, 0.0f};
     }
     float inverse = 127.0f / largest;
     int32_t sum = 0;
@@ -38,6 +37,6 @@ float GH_KERNEL(quantize_group)(const float *x, size_t count, int8_t *codes, int
         codes[i] = code;
         sum += code;
     }
-    *code_sum = sum;
-    return largest / 127.0f;
+    float scale = largest / 127.0f;
+    return (gh_quantized_group){scale, -scale * (float)sum};
 }

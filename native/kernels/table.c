@@ -4,6 +4,7 @@
 const gh_kernels GH_KERNEL(kernels) = {
     .quantize_group = GH_KERNEL(quantize_group),
     .w4a8 = GH_KERNEL(w4a8),
+    .unpack = GH_KERNEL(unpack),
     .dot = GH_KERNEL(dot),
     .softmax = GH_KERNEL(softmax),
     .weighted_sum = GH_KERNEL(weighted_sum),

@@ -39,7 +39,7 @@ def random_int4(rng: np.random.Generator, group_size: int, num_groups: int, num_
 
 
 def emulate_w4a8(x: Float32, weight: Int4Weight) -> Float32:
-    """The scheme in numpy: exact integers within a group, one rounding per float operation, groups in order."""
+    """The scheme in numpy: exact integers within a group, then two fused multiply-adds, groups in order."""
     size = activation_group_size(len(weight.codes) // len(weight.scales))
     repeats = len(weight.codes) // len(weight.scales) // size
     zeros, scales = np.repeat(weight.zeros, repeats, axis=0), np.repeat(weight.scales, repeats, axis=0)
@@ -51,9 +51,18 @@ def emulate_w4a8(x: Float32, weight: Int4Weight) -> Float32:
         inverse = np.float32(127) / np.where(is_zero, np.float32(1), largest)
         codes = np.where(is_zero, 0, np.rint(part * inverse)).astype(np.int64)
         activation_scale = np.where(is_zero, np.float32(0), largest / np.float32(127))
-        centred = weight.codes[group * size : (group + 1) * size].astype(np.int64) - zeros[group]
-        y += (activation_scale * scales[group]) * (codes @ centred).astype(np.float32)
+        activation_offset = -activation_scale * codes.sum(axis=1, keepdims=True).astype(np.float32)
+        sums = codes @ weight.codes[group * size : (group + 1) * size].astype(np.int64)
+        y = fused_multiply_add(activation_scale, scales[group] * sums.astype(np.float32), y)
+        y = fused_multiply_add(activation_offset, scales[group] * zeros[group].astype(np.float32), y)
     return y if weight.bias is None else y + weight.bias
+
+
+def fused_multiply_add(a: Float32, b: Float32, c: Float32) -> Float32:
+    """a * b + c, rounded once: the product of two float32 is exact in a long double, and the sum nearly."""
+    assert np.finfo(np.longdouble).nmant >= 63, "long double is no wider than double on this machine"
+    total: Float32 = (a.astype(np.longdouble) * b + c).astype(np.float32)
+    return total
 
 
 def assert_same_bits(results: list[Float32]) -> None:
