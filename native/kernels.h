@@ -25,7 +25,8 @@ enum {
     GH_QUAD_BYTES = 32, /* a panel's codes of one quad, two to a byte */
     GH_TOKENS = 6,      /* tokens of an int4 tile */
     GH_MAX_GROUP = 128, /* input rows that share an activation scale, at most */
-    GH_DOT_ROWS = 3,    /* rows of a dense tile or of a weighted sum */
+    GH_KEY_TILE = 32,   /* keys of an attention tile; tiles begin at its multiples */
+    GH_DOT_ROWS = 3,    /* rows of a dense tile */
     GH_DOT_COLUMNS = 4  /* outputs of a dense tile */
 };
 
@@ -49,11 +50,18 @@ typedef struct {
     float offset; /* -scale * (sum of the codes): what a zero point of 1 adds to a product with this group */
 } gh_quantized_group;
 
-/* Running state of a row's streaming softmax. */
+/* Rows of attention, queries of one key head, and their running state; kernels/attention.c draws the tile they meet. */
 typedef struct {
-    float maximum;
-    float sum;
-} gh_softmax;
+    size_t num_rows;
+    size_t head_dim;
+    size_t padded_dim;    /* head_dim rounded up to whole lanes */
+    const size_t *ends;   /* [rows]: a row sees the positions below its end; ascending where a tile holds any of them */
+    const float *queries; /* [rows, head_dim], scaled */
+    float *sums;          /* [rows, padded_dim]: weighted values, under the maximum so far */
+    float *weights;       /* [rows, GH_KEY_TILE]: scratch */
+    float *maxima;        /* [rows]: -infinity at first */
+    float *totals;        /* [rows, 8]: sums of weights */
+} gh_attention_rows;
 
 typedef struct {
     /* Quantises `count` (<= 128) activations; pads the codes with zeros to a multiple of 4. */
@@ -69,13 +77,12 @@ typedef struct {
     void (*dot)(const float *x, size_t num_rows, const void *const rows[GH_DOT_COLUMNS], bool is_half, size_t width,
                 float sums[GH_DOT_ROWS][GH_DOT_COLUMNS]);
 
-    /* Replaces scores [count, padded to 8] by exp(score - maximum), 0 behind count; returns the factor that rescales
-     * what was accumulated under the former maximum. */
-    float (*softmax)(float *scores, size_t count, gh_softmax *state);
+    /* Eight keys, one per float16 row -> the first eight columns of keys [head_dim, GH_KEY_TILE]. */
+    void (*load_keys)(const uint16_t *const rows[8], size_t head_dim, float *keys);
 
-    /* sums[t] [width] += weights[t][j] * values[j] for j in begin .. end and t < num_rows <= 3, in ascending j. */
-    void (*weighted_sum)(float *sums, size_t num_rows, const float *weights, size_t weights_stride, const float *values,
-                         size_t begin, size_t end, size_t width);
+    /* One step of streaming attention, over the tile of keys [head_dim, GH_KEY_TILE] and values [GH_KEY_TILE,
+     * padded_dim] that begins at position `begin`. */
+    void (*attend_tile)(const gh_attention_rows *rows, const float *keys, const float *values, size_t begin);
 
     void (*scale)(float *x, float factor, size_t count);
 
@@ -98,9 +105,8 @@ void GH_KERNEL(w4a8)(const gh_w4a8_tile *tile, float (*result)[GH_PANEL]);
 void GH_KERNEL(unpack)(const uint8_t *codes, size_t num_quads, uint8_t *bytes);
 void GH_KERNEL(dot)(const float *x, size_t num_rows, const void *const rows[GH_DOT_COLUMNS], bool is_half, size_t width,
                     float sums[GH_DOT_ROWS][GH_DOT_COLUMNS]);
-float GH_KERNEL(softmax)(float *scores, size_t count, gh_softmax *state);
-void GH_KERNEL(weighted_sum)(float *sums, size_t num_rows, const float *weights, size_t weights_stride,
-                             const float *values, size_t begin, size_t end, size_t width);
+void GH_KERNEL(load_keys)(const uint16_t *const rows[8], size_t head_dim, float *keys);
+void GH_KERNEL(attend_tile)(const gh_attention_rows *rows, const float *keys, const float *values, size_t begin);
 void GH_KERNEL(scale)(float *x, float factor, size_t count);
 void GH_KERNEL(halves_to_floats)(const uint16_t *halves, float *floats, size_t count);
 void GH_KERNEL(floats_to_halves)(const float *floats, uint16_t *halves, size_t count);

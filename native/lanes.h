@@ -57,6 +57,34 @@ GH_INLINE void lanes_sum4(const lanes a[4], float sums[4]) {
     _mm_storeu_ps(sums, _mm_add_ps(_mm256_castps256_ps128(quarters), _mm256_extractf128_ps(quarters, 1)));
 }
 
+/* max over the lanes: halves, then quarters, then the last two. */
+GH_INLINE float lanes_largest(lanes a) {
+    __m128 four = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+    __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+}
+
+/* Rows become columns. */
+GH_INLINE void lanes_transpose(lanes a[GH_LANES]) {
+    lanes quads[GH_LANES];
+#pragma GCC unroll 2
+    for (int i = 0; i < 8; i += 4) {
+        lanes low01 = _mm256_unpacklo_ps(a[i], a[i + 1]);
+        lanes high01 = _mm256_unpackhi_ps(a[i], a[i + 1]);
+        lanes low23 = _mm256_unpacklo_ps(a[i + 2], a[i + 3]);
+        lanes high23 = _mm256_unpackhi_ps(a[i + 2], a[i + 3]);
+        quads[i] = _mm256_shuffle_ps(low01, low23, 0x44);
+        quads[i + 1] = _mm256_shuffle_ps(low01, low23, 0xee);
+        quads[i + 2] = _mm256_shuffle_ps(high01, high23, 0x44);
+        quads[i + 3] = _mm256_shuffle_ps(high01, high23, 0xee);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+        a[i] = _mm256_permute2f128_ps(quads[i], quads[i + 4], 0x20);
+        a[i + 4] = _mm256_permute2f128_ps(quads[i], quads[i + 4], 0x31);
+    }
+}
+
 #else
 
 typedef struct {
@@ -95,6 +123,24 @@ GH_INLINE void lanes_sum4(const lanes a[4], float sums[4]) {
     for (int v = 0; v < 4; v++) {
         const float *x = a[v].lane;
         sums[v] = ((x[0] + x[1]) + (x[2] + x[3])) + ((x[4] + x[5]) + (x[6] + x[7]));
+    }
+}
+
+GH_INLINE float lanes_largest(lanes a) {
+    for (int half = GH_LANES / 2; half > 0; half /= 2) {
+        for (int i = 0; i < half; i++) {
+            a.lane[i] = a.lane[i] > a.lane[i + half] ? a.lane[i] : a.lane[i + half];
+        }
+    }
+    return a.lane[0];
+}
+GH_INLINE void lanes_transpose(lanes a[GH_LANES]) {
+    for (int i = 0; i < GH_LANES; i++) {
+        for (int j = 0; j < i; j++) {
+            float swapped = a[i].lane[j];
+            a[i].lane[j] = a[j].lane[i];
+            a[j].lane[i] = swapped;
+        }
     }
 }
 

@@ -19,6 +19,7 @@ struct gh_runtime {
 enum { GH_PARALLEL_WORK = 2000000 };
 
 static inline size_t gh_min(size_t a, size_t b) { return a < b ? a : b; }
+static inline size_t gh_max(size_t a, size_t b) { return a > b ? a : b; }
 static inline size_t gh_ceil_div(size_t a, size_t b) { return (a + b - 1) / b; }
 
 /* Cuts `count` items into a few equal runs per thread; returns the items per run. */
