@@ -4,6 +4,7 @@ Knows: the guard's own description, limits.
 Never knows: requests, paths on this machine.
 """
 
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
 from starlette.requests import Request
@@ -14,6 +15,7 @@ from guardhouse.server.reply import json_reply
 from guardhouse.server.transport import MAX_BODY
 
 
+@cache
 def installed_version() -> str:
     try:
         return version("guardhouse")

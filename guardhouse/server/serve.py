@@ -49,9 +49,14 @@ def serve(load_guard: GuardLoader, settings: Settings, announce: Callable[[str],
 
 
 def uvicorn_config(app: ASGIApp) -> uvicorn.Config:
-    """One worker, our own log lines."""
+    """One worker, our own log lines; nothing here asks who a proxy says the client is."""
     return uvicorn.Config(
-        app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=GRACE_S
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=GRACE_S,
     )
 
 

@@ -47,18 +47,29 @@ async def _read_body(request: Request) -> bytes:
 
 
 async def while_connected(receive: Receive, work: Awaitable[T]) -> T:
-    """The result of `work`; if the client goes away first, `work` is cancelled and ClientDisconnect raised."""
-    task = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(_disconnected(receive))
+    """The result of `work`; if the client goes away first, `work` is cancelled and ClientDisconnect raised.
+
+    The work runs in the caller's own task: a task for it and a wait for two would be a fifth of what HTTP costs.
+    """
+    caller = asyncio.current_task()
+    assert caller is not None
+    is_working = True
+
+    def stop(_: object) -> None:
+        if is_working:
+            caller.cancel()
+
+    watching = asyncio.ensure_future(_disconnected(receive))
+    watching.add_done_callback(stop)
     try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ClientDisconnect
-        return task.result()
+        return await work
+    except asyncio.CancelledError:
+        if watching.done() and caller.uncancel() == 0:
+            raise ClientDisconnect from None
+        raise
     finally:
-        task.cancel()
-        gone.cancel()
-        await asyncio.gather(task, gone, return_exceptions=True)
+        is_working = False
+        watching.cancel()
 
 
 async def _disconnected(receive: Receive) -> None:

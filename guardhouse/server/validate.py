@@ -72,14 +72,13 @@ def _problem(schema: Schema, value: object, path: str) -> str | None:
 
 def _object_problem(schema: Schema, value: object, path: str) -> str | None:
     members = _members(value)
-    present = {
-        name for name, field in schema["properties"].items() if name in members and _counts(field, members[name])
-    }
-    for name, field in schema["properties"].items():
-        if name in present and (problem := _problem(field, members[name], f"{path}/{name}")):
+    properties = schema["properties"]
+    present = [name for name in properties if name in members and _counts(properties[name], members[name])]
+    for name in present:
+        if problem := _problem(properties[name], members[name], f"{path}/{name}"):
             return problem
-    required = schema.get("required", [])
-    if not present.issuperset(required):
+    required = schema.get("required", ())
+    if any(name not in present for name in required):
         return f"required properties at '{path or '/'}' are '{','.join(required)}'"
     return None
 
@@ -93,8 +92,8 @@ def _array_problem(schema: Schema, value: object, path: str) -> str | None:
 
 
 def _bound_problem(schema: Schema, value: object, path: str) -> str | None:
-    if isinstance(value, str):
-        length = len(value.encode("utf-16-le")) // 2  # JavaScript's length
+    if isinstance(value, str) and ("maxLength" in schema or "minLength" in schema):
+        length = len(value) if value.isascii() else len(value.encode("utf-16-le")) // 2  # JavaScript's
         if length < schema.get("minLength", 0):
             return f"Length of '{path}' must be >= {schema['minLength']} not met"
         if length > schema.get("maxLength", length):
