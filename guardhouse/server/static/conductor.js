@@ -66,6 +66,7 @@ export class Conductor {
     const startedAt = performance.now();
     try {
       const { verdict, request } = await api.check({ turns, policy }, signal);
+      if (signal.aborted) return;
       const latencyMs = performance.now() - startedAt;
       this.store.set({ check: { phase: "done", verdict, latencyMs, request }, needsKey: false });
     } catch (error) {
@@ -89,6 +90,7 @@ export class Conductor {
     const shown = isJudgeable(turns) ? turns : [newTurn("user", "…")];
     try {
       const rendering = await api.render({ turns: shown, policy }, signal);
+      if (signal.aborted) return;
       const defaultPolicy = rendering.policy.is_default ? rendering.policy : this.store.state.defaultPolicy;
       this.store.set({ rendering, renderingError: null, defaultPolicy });
     } catch (error) {

@@ -95,10 +95,28 @@ export function toast(text) {
  * @param {string} done
  */
 export async function copy(text, done) {
+  const isCopied = await copiedByClipboard(text) || copiedBySelection(text);
+  toast(isCopied ? done : "The browser does not allow copying here; select the text instead.");
+}
+
+/** @param {string} text */
+async function copiedByClipboard(text) {
   try {
     await navigator.clipboard.writeText(text);
-    toast(done);
+    return true;
   } catch {
-    toast("The browser does not allow copying here; select the text instead.");
+    return false; // no clipboard at all where the page came over plain HTTP from another machine, or not allowed
   }
+}
+
+/** @param {string} text */
+function copiedBySelection(text) {
+  const focused = /** @type {HTMLElement | null} */ (document.activeElement);
+  const area = h("textarea", { value: text, className: "visually-hidden", "aria-hidden": "true" });
+  document.body.append(area);
+  area.select();
+  const isCopied = document.execCommand("copy");
+  area.remove();
+  focused?.focus();
+  return isCopied;
 }

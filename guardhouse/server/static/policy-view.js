@@ -10,6 +10,9 @@ import { POLICIES } from "./policies.js";
 
 /** @typedef {import("./store.js").State} State */
 
+const BY_SYSTEM_TURN = "A system turn of the conversation lists categories, so that list is the policy.";
+const EMBEDDED = "The embedded guard has learned its own policy best. For policies of your own, load Llama Guard itself.";
+
 export class PolicyView {
   /** @param {import("./store.js").Store} store */
   constructor(store) {
@@ -59,8 +62,8 @@ export class PolicyView {
     this.problem.textContent = hasProblem ? renderingError : "";
     this.area.setAttribute("aria-invalid", String(hasProblem));
     this.cost.textContent = rendering ? costOf(rendering.policy, defaultPolicy) : "";
-    this.note.textContent = policy !== null && server.health?.embedded
-      ? "The embedded guard has learned its own policy best. For policies of your own, load Llama Guard itself." : "";
+    const isOwn = rendering?.policy.is_default ?? policy === null;
+    this.note.textContent = policy === null && !isOwn ? BY_SYSTEM_TURN : !isOwn && server.health?.embedded ? EMBEDDED : "";
   }
 }
 

@@ -4,7 +4,7 @@
  * Never knows: routes.
  */
 
-import { h } from "./dom.js";
+import { announce, h } from "./dom.js";
 
 /** @typedef {import("./store.js").State} State */
 
@@ -31,6 +31,7 @@ export class Trouble {
     this.shown = signature;
     clearInterval(this.ticking);
     this.element.replaceChildren(...this.contents(kind, state));
+    if (kind) announce(this.element.querySelector("h3")?.textContent ?? "", 0);
   }
 
   /**

@@ -34,7 +34,7 @@ for (const [name, options] of [
 
 test("axe finds nothing wrong where a key is wanted", async () => {
   const { page, close } = await open(browser, { url: URL_KEYED, expected: /status of 401/, colorScheme: "dark" });
-  await page.getByText("This server wants a key").waitFor();
+  await page.getByRole("heading", { name: "This server wants a key" }).waitFor();
   assert.deepEqual(await violations(page), []);
   await close();
 });

@@ -31,21 +31,17 @@ on("a verdict forms while one types", async (page) => {
   await page.locator("#announcer").getByText(/^Unsafe, score/).waitFor({ state: "attached" });
 });
 
-on("only the latest question is shown, and older requests are given up", async (page) => {
-  const failed = [];
-  page.on("requestfailed", (request) => failed.push(request.failure().errorText));
+on("only the latest question is shown, and an older one is given up", async (page) => {
   await page.route("**/v1/check", async (route) => {
-    await new Promise((resolve) => setTimeout(resolve, 600));
-    await route.continue().catch(() => undefined);
+    if (!route.request().postData().includes("cocaine")) await route.continue(); // the other is never answered
   });
+  const asked = page.waitForRequest((request) => request.postData()?.includes("cocaine") && request.url().endsWith("/v1/check"));
   await firstTurn(page).fill(UNSAFE);
-  await page.locator("#verdict[data-phase=pending]").waitFor();
-  await page.waitForTimeout(300);
+  const givenUp = page.waitForEvent("requestfailed", (request) => request.postData().includes("cocaine"));
+  await asked;
   await firstTurn(page).fill("How do I bake bread?");
+  assert.equal((await givenUp).failure().errorText, "net::ERR_ABORTED");
   await word(page).getByText("Safe", { exact: true }).waitFor();
-  await page.waitForTimeout(700);
-  assert.equal(await word(page).innerText(), "Safe");
-  assert.ok(failed.includes("net::ERR_ABORTED"));
 });
 
 on("the threshold re-colours without asking anybody", async (page) => {

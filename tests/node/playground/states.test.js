@@ -20,11 +20,11 @@ const refusal = (status, type, code, message, headers = {}) => ({
 
 test("a server with keys asks for one, and takes it for this tab alone", async () => {
   const { page, close } = await open(browser, { url: URL_KEYED, expected: /status of 401/ });
-  await page.getByText("This server wants a key").waitFor();
+  await page.getByRole("heading", { name: "This server wants a key" }).waitFor();
   const field = page.getByLabel("API key");
   await field.fill("wrong");
   await page.keyboard.press("Enter");
-  await page.getByText("This server wants a key").waitFor();
+  await page.getByRole("heading", { name: "This server wants a key" }).waitFor();
   await page.getByLabel("API key").fill("sesame");
   await page.getByRole("button", { name: "Use key" }).click();
   await page.locator(".bars li").first().waitFor();
@@ -36,7 +36,7 @@ test("a server with keys asks for one, and takes it for this tab alone", async (
   assert.match(code, /\$GUARDHOUSE_KEY/);
   assert.doesNotMatch(code, /sesame/);
   await page.getByRole("button", { name: "Forget key" }).click();
-  await page.getByText("This server wants a key").waitFor();
+  await page.getByRole("heading", { name: "This server wants a key" }).waitFor();
   assert.equal(await page.evaluate(() => sessionStorage.length), 0);
   await close();
 });
@@ -105,6 +105,18 @@ test("what the server refuses is told in its own words", async () => {
   await firstTurn(page).fill("Hi");
   await page.getByRole("heading", { name: "The server refused this" }).waitFor();
   await page.locator(".trouble").getByText(/O1 is used twice/).waitFor();
+  await close();
+});
+
+test("a system turn that lists categories is the policy, and the page says so", async () => {
+  const { page, close } = await open(browser);
+  await firstTurn(page).fill("Hi");
+  await page.getByRole("button", { name: "+ Assistant turn" }).click();
+  await page.getByLabel("Who speaks in turn 2").selectOption("System");
+  await page.getByRole("textbox", { name: "Text of turn 2, system" }).fill("O1: Spoons.");
+  await page.locator(".bars").getByText("Spoons").waitFor();
+  await page.getByText("A system turn of the conversation lists categories").waitFor();
+  assert.deepEqual(await page.locator(".turn .tag").allInnerTexts(), ["judged", "not judged"]);
   await close();
 });
 
