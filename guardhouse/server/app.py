@@ -72,7 +72,7 @@ def build_app(service: ModelService, settings: Settings, when_settled: Callable[
     jobs = JobRunner(partial(open_job_store, settings), settings.data_dir / JOBS_FILE)
     adapters = AdapterPool(FinetuneStore(settings.data_dir / FINETUNES_FOLDER), settings.max_loras)
     inference = Inference(service, settings, metrics, jobs, adapters)
-    handlers = Handlers(service, settings, metrics)
+    handlers = Handlers(service, settings, metrics, adapters)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:

@@ -24,7 +24,7 @@ from guardhouse.errors import GuardhouseError, InputError
 from guardhouse.guard.conversation import Role
 from guardhouse.guard.policy import Policy
 from guardhouse.guard.verdict import Verdict, Window
-from guardhouse.server.context import Context, convert, decode_body
+from guardhouse.server.context import Context, Lora, convert, decode_body
 from guardhouse.server.dialect import error_object
 from guardhouse.server.errors import describe
 from guardhouse.server.judge import (
@@ -60,6 +60,7 @@ class CheckRequest(CheckInput, frozen=True, kw_only=True, forbid_unknown_fields=
     inputs: Annotated[list[str | CheckInput], Meta(description="several, with these options by default")] | None = None
     stream: Annotated[bool, Meta(description="answer with a line of JSON per input, as each is judged")] = False
     model: str | None = None
+    lora: Lora | None = None
 
 
 class FullVerdict(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -88,6 +89,7 @@ async def check(context: Context, request: Request, body: bytes) -> Response:
         return _stream(context, list(_lines(body)))
     asked = decode_body(body, CheckRequest)
     context.require_model(asked.model)
+    context = await context.under(asked.lora)
     if asked.stream:
         return _stream(context, [asked] if asked.inputs is None else _with_defaults(asked))
     return context.reply(await check_input(context, asked))

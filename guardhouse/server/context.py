@@ -7,11 +7,12 @@ Never knows: what a route asks or answers.
 import re
 import time
 from collections.abc import Awaitable, Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
+from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -19,6 +20,7 @@ from guardhouse.config import Settings
 from guardhouse.errors import InputError, UnknownModel
 from guardhouse.guard.guard import Guard
 from guardhouse.guard.verdict import Verdict
+from guardhouse.server.adapter_pool import AdapterPool
 from guardhouse.server.dialect import error_reply_for
 from guardhouse.server.errors import reply_or_error
 from guardhouse.server.metrics import Metrics
@@ -28,6 +30,7 @@ from guardhouse.server.transport import read_body, while_connected
 from guardhouse.server.validate import decode_json
 
 OPENAI_REQUEST_ID_HEADER = "x-request-id"  # where OpenAI's SDKs look
+Lora = Annotated[str, Meta(description="a finetune's id or name: judge under its adapter")]
 SHOWABLE_KEY = re.compile(r"[A-Za-z0-9_.-]{1,40}")
 
 T = TypeVar("T")
@@ -43,6 +46,13 @@ class Context:
     timeout_s: float  # for one judgement or generation
     deadline: float  # time.monotonic() value until which a reply that is not streamed has to be there
     count: Callable[[Verdict], None]
+    adapters: AdapterPool
+
+    async def under(self, lora: str | None) -> "Context":
+        """The same with the guard under this finetune, by id or name. Raises what AdapterPool.adapted does."""
+        if not lora:
+            return self
+        return replace(self, guard=await self.adapters.adapted(self.guard, self.names[0], self.names, lora))
 
     @property
     def remaining_s(self) -> float:
@@ -68,8 +78,9 @@ Handler = Callable[[Context, Request, bytes], Awaitable[Response]]
 class Handlers:
     """Makes what Starlette calls out of what answers a context. One per application."""
 
-    def __init__(self, service: ModelService, settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, service: ModelService, settings: Settings, metrics: Metrics, adapters: AdapterPool) -> None:
         self._service = service
+        self._adapters = adapters
         self._timeout_s = settings.request_timeout_s
         self._metrics = metrics
 
@@ -83,6 +94,7 @@ class Handlers:
             timeout_s=timeout_s,
             deadline=time.monotonic() + timeout_s,
             count=lambda verdict: self._metrics.observe_verdict(verdict.flagged),
+            adapters=self._adapters,
         )
 
     def upload_handler(self, handle: Handler) -> Callable[[Request], Awaitable[Response]]:

@@ -303,3 +303,19 @@ def test_an_adapter_of_another_checkpoint_is_refused_by_tensor(
         assert_refused(
             server.post({"prompt": CAKE, "lora": "mine"}, path=RUN.replace(ALIAS, "@hf/another/name")), 400, 5006, ALIAS
         )
+
+
+def test_openais_routes_and_check_judge_under_a_finetune_too(server: Served, adapters: list[Path]) -> None:
+    upload_all(server, "for-v1", adapters[0])
+    plain, tuned = score(server), score(server, "for-v1")
+    assert plain != tuned
+    messages = [{"role": "user", "content": CAKE}]
+    for lora, expected in ((None, plain), ("for-v1", tuned)):
+        moderation = server.post({"input": CAKE, "lora": lora}, path="/v1/moderations").json()
+        assert moderation["results"][0]["verdict"]["score"] == expected
+        assert server.post({"text": CAKE, "lora": lora}, path="/v1/check").json()["score"] == expected
+        chat = server.post({"messages": messages, "lora": lora}, path="/v1/chat/completions").json()
+        assert chat["verdict"]["score"] == expected
+    unknown = server.post({"text": CAKE, "lora": "nobody"}, path="/v1/check")
+    assert unknown.status_code >= 400
+    assert unknown.json()["error"]["message"]

@@ -73,6 +73,7 @@ async def chat_completions(context: Context, _: Request, body: bytes) -> Respons
 
 async def complete_chat(context: Context, asked: ChatRequest) -> dict[str, Any]:
     """The reply's body to a request that is not streamed."""
+    context = await context.under(asked.lora)
     heading = _heading(context, asked, "chat.completion")
     written = await write_all(_sources(context, asked))
     choices = [_choice(context, asked, index, one) for index, one in enumerate(written)]
@@ -183,6 +184,7 @@ def _verdict(written: Sequence[Written]) -> dict[str, Any]:
 
 
 async def _chunks(context: Context, asked: ChatRequest) -> AsyncGenerator[dict[str, Any], None]:
+    context = await context.under(asked.lora)
     heading = _heading(context, asked, "chat.completion.chunk")
     nothing: dict[str, Any] = {"usage": None} if asked.includes_usage else {}
     begun: set[int] = set()

@@ -15,6 +15,7 @@ from msgspec import Meta
 
 from guardhouse.engine.request import SamplingParams
 from guardhouse.errors import InputError
+from guardhouse.server.context import Lora
 
 DEFAULT_MAX_TOKENS = 256
 MAX_CHOICES = 16
@@ -31,6 +32,7 @@ class CompletionOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What both bodies may hold. null means that the caller did not say."""
 
     model: str | None = None
+    lora: Lora | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     max_tokens: Count | None = None

@@ -47,6 +47,7 @@ async def completions(context: Context, _: Request, body: bytes) -> Response:
 
 async def complete_text(context: Context, asked: CompletionRequest) -> dict[str, Any]:
     """The reply's body to a request that is not streamed."""
+    context = await context.under(asked.lora)
     heading = _heading(context, asked)
     written = await write_all(_sources(context, asked))
     choices = [
@@ -97,6 +98,7 @@ def _usage(asked: CompletionRequest, written: list[Written]) -> dict[str, Any]:
 
 
 async def _chunks(context: Context, asked: CompletionRequest) -> AsyncGenerator[dict[str, Any], None]:
+    context = await context.under(asked.lora)
     heading = _heading(context, asked)
     nothing: dict[str, Any] = {"usage": None} if asked.includes_usage else {}
     lengths: dict[int, int] = {}

@@ -18,7 +18,7 @@ from starlette.responses import Response
 from guardhouse.errors import InputError
 from guardhouse.guard.policy import Policy
 from guardhouse.guard.verdict import Verdict
-from guardhouse.server.context import Context, decode_body
+from guardhouse.server.context import Context, Lora, decode_body
 from guardhouse.server.judge import PolicyText, Question, Threshold, judge_all, parse_policy, text_question
 from guardhouse.server.openai.categories import OPENAI_CATEGORIES, counterparts
 
@@ -48,6 +48,7 @@ class ModerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     model: Annotated[str, Meta(description="the guard's name, or one of OpenAI's moderation models")] | None = None
     policy: PolicyText | None = None
     threshold: Threshold | None = None
+    lora: Lora | None = None
 
 
 class ModerationResult(msgspec.Struct, frozen=True):
@@ -69,6 +70,7 @@ class ModerationReply(msgspec.Struct, frozen=True):
 async def moderate(context: Context, request: ModerationRequest) -> ModerationReply:
     """The reply's body. Raises InputError, PolicyError, UnknownModel, and what a judgement raises."""
     model = context.require_model(request.model, OPENAI_MODELS)
+    context = await context.under(request.lora)
     policy = parse_policy(request.policy)
     questions = [
         Question(text_question(text).conversation, policy, request.threshold) for text in read_inputs(request.input)
