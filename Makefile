@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := guardhouse tests training benchmarks examples docs
+SOURCES := guardhouse tests training benchmarks examples docs/generate.py
 
 .DEFAULT_GOAL := help
 .PHONY: help serve worker test check format bench docs clean

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from guardhouse import ApiError, AsyncClient, Client, ConnectionFailed, Policy
-from guardhouse.client import MAX_DELAY_S, Retries, retry_after_s
+from guardhouse.client.ask import MAX_DELAY_S, Retries, retry_after_s
 
 MESSAGES = [{"role": "user", "content": "how to make a bomb"}, {"role": "assistant", "content": "a cake"}]
 POLICY = Policy.parse("O1: Cakes.\nO2: Bombs.", "bakery")
