@@ -147,23 +147,22 @@ class JobStore:
 
         While an item waits that several processes have died with, nothing else is claimed: it is to run alone.
         """
-        assert self._lock_file is not None, "only the runner claims"
-        with self._transaction() as db:
-            if db.execute(SUSPECT).fetchone() is not None:
-                is_busy = db.execute("SELECT 1 FROM items WHERE is_claimed LIMIT 1").fetchone() is not None
-                found = [] if is_busy else [self._claim_one(db, SUSPECT, ())]
-            else:
-                found = [self._claim_one(db, NEXT_BY_TURNS, (self._last_job,) * 2) for _ in range(limit)]
-        return [item for item in found if item is not None]
+        return self.exchange((), limit)
 
     def record(self, outcomes: Sequence[Outcome]) -> None:
         """Record results and delete their requests, in one commit. Those of jobs that were given up are dropped."""
+        self.exchange(outcomes, 0)
+
+    def exchange(self, outcomes: Sequence[Outcome], limit: int) -> list[Item]:
+        """`record`, then `claim`, with one commit and so one flush of the disk."""
         has_ended = False
         with self._transaction() as db:
             for outcome in outcomes:
                 has_ended |= self._record(db, outcome)
+            items = self._claim(db, limit) if limit else []
         if has_ended:
             self._shrink_files()
+        return items
 
     def release(self, items: Sequence[Item]) -> None:
         """Take claims back, as of items whose run was broken off in good order: they count as never tried."""
@@ -204,6 +203,15 @@ class JobStore:
                 self._db.execute("ROLLBACK")
                 raise
             self._db.execute("COMMIT")
+
+    def _claim(self, db: sqlite3.Connection, limit: int) -> list[Item]:
+        assert self._lock_file is not None, "only the runner claims"
+        if db.execute(SUSPECT).fetchone() is not None:
+            is_busy = db.execute("SELECT 1 FROM items WHERE is_claimed LIMIT 1").fetchone() is not None
+            found = [] if is_busy else [self._claim_one(db, SUSPECT, ())]
+        else:
+            found = [self._claim_one(db, NEXT_BY_TURNS, (self._last_job,) * 2) for _ in range(limit)]
+        return [item for item in found if item is not None]
 
     def _claim_one(self, db: sqlite3.Connection, query: str, parameters: tuple[int, ...]) -> Item | None:
         row = db.execute(query, parameters).fetchone()
