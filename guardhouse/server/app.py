@@ -88,7 +88,7 @@ def build_app(service: ModelService, settings: Settings, when_settled: Callable[
         *CatalogueRoutes(service).endpoints(),
         *FinetuneRoutes(service, adapters, settings.request_timeout_s).endpoints(),
         *BindingRoutes(inference).endpoints(),
-        *call_endpoints(handlers, jobs, FileStore(settings.data_dir / FILES_FOLDER, settings.job_retention_s)),
+        *call_endpoints(handlers, jobs, open_file_store(settings)),
     ]
     endpoints.append(openapi_endpoint(endpoints))
     app = Starlette(
@@ -99,6 +99,10 @@ def build_app(service: ModelService, settings: Settings, when_settled: Callable[
     )
     app.router.redirect_slashes = False
     return app
+
+
+def open_file_store(settings: Settings) -> FileStore:
+    return FileStore(settings.data_dir / FILES_FOLDER, settings.job_retention_s, settings.job_queue_mib << 20)
 
 
 def open_job_store(settings: Settings, path: Path) -> JobStore:
