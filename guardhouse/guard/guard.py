@@ -269,6 +269,10 @@ class Guard:
         """The same for a grammar in llguidance's dialect of Lark."""
         return self._grammars.compile(GrammarSource("lark", lark))
 
+    def prepare_grammars(self) -> None:
+        """Do now what the first `compile_schema` would hold up every thread with; servers do it before they are ready."""
+        self._grammars.prepare()
+
     def next_token_log_probs(
         self, token_ids: Sequence[int], labels: Sequence[int], *, timeout_s: float | None = None
     ) -> Future[LogProbs]:
