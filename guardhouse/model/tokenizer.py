@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import jinja2
+import msgspec
 import tokenizers
 from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -70,8 +71,13 @@ class Tokenizer:
         return self.plain.get_vocab_size()
 
     def as_json(self) -> str:
-        """tokenizer.json's text."""
-        return str(self.plain.to_str())
+        """tokenizer.json's text, less the normalisers that fold letters: a grammar wants the ids of exactly its text."""
+        data = msgspec.json.decode(self.plain.to_str())
+        normalizer = data["normalizer"] or {}
+        steps = normalizer.get("normalizers", [normalizer] if normalizer else [])
+        kept = [step for step in steps if step["type"] == "Prepend" or step.get("pattern") == {"String": " "}]
+        data["normalizer"] = {"type": "Sequence", "normalizers": kept} if kept else None
+        return msgspec.json.encode(data).decode()
 
     def token_id(self, piece: str) -> int | None:
         """The id of exactly this piece ("▁safe"), or None."""

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 import sentencepiece
+import tokenizers
 from checkpoints import GUARD_TEMPLATE, edit_json, write_checkpoint
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import normalizers
 
 from guardhouse.errors import CheckpointError, InputError
 from guardhouse.model.tokenizer import Tokenizer
@@ -117,6 +119,18 @@ def test_decoding_drops_special_tokens_unless_told_otherwise(tmp_path: Path) -> 
     ids = [*tokenizer.encode("safe"), 2]
     assert tokenizer.decode(ids) == "safe"
     assert tokenizer.decode(ids, skip_special=False) == "safe</s>"
+
+
+def test_grammars_get_a_tokenizer_that_folds_no_letters(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path)
+    whole = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    whole.normalizer = normalizers.Sequence([normalizers.Lowercase(), whole.normalizer])
+    whole.save(str(folder / "tokenizer.json"))
+    tokenizer = Tokenizer.load(folder)
+    exact = tokenizers.Tokenizer.from_str(tokenizer.as_json())
+    assert tokenizer.encode("SAFE it is") == tokenizer.encode("safe it is")
+    assert exact.decode(exact.encode("SAFE it is", add_special_tokens=False).ids) == "SAFE it is"
+    assert exact.encode("safe it is", add_special_tokens=False).ids == tokenizer.encode("safe it is")
 
 
 def test_a_lone_surrogate_is_refused_without_quoting_the_text(tmp_path: Path) -> None:
