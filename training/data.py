@@ -14,19 +14,26 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from training.evasions import disguise
 from training.sources import (
     EVALUATION_FILES,
+    NOT_EVERYDAY_SOURCES,
+    NUM_AS_PROMPTS,
     NUM_BORROWED_REFUSALS,
     RARE_CODE_FACTOR,
     RARE_CODES,
     REFUSAL_SOURCE,
+    RETOLD_AS_PROMPTS,
     SOURCES,
     Source,
 )
 from training.template import CODES
+from training.written.examples import HARD_KINDS, written_examples
 
 HELD_OUT_SHARE = 0.05
 MAX_TEXT_CHARS = 1500  # longer texts are cut for training only
+DISGUISED_SHARE = 0.06
+MIN_PARAGRAPH_CHARS = 150  # shorter lines of the general text are dictionary entries
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +103,16 @@ def load_examples(folder: Path) -> tuple[list[Example], list[Example]]:
         kept = _capped([example for example in examples if not example.is_held_out], source)
         training += [example for example in kept for _ in range(_num_passes(example, source))]
         held_out += [example for example in examples if example.is_held_out]
+    for example in _written_by_us(forbidden):
+        (held_out if example.is_held_out else training).append(example)
+    training += [example for example in _retell_as_prompts(training, folder) if not example.is_held_out]
     return training + _borrow_refusals(training), held_out
+
+
+def is_everyday(example: Example) -> bool:
+    """A benign prompt that is not about anything dangerous, from sources of ordinary requests."""
+    is_theirs = example.source not in NOT_EVERYDAY_SOURCES and not example.source.startswith("written_")
+    return example.role == "user" and not example.codes and not example.is_hard and is_theirs
 
 
 def general_texts(folder: Path, max_paragraphs: int) -> list[str]:
@@ -107,18 +123,16 @@ def general_texts(folder: Path, max_paragraphs: int) -> list[str]:
 
 
 def vary_surface(text: str, chance: random.Random) -> str:
-    """Sometimes lower-case, sometimes without its last mark, sometimes capitalised with one.
+    """Sometimes without its last mark, sometimes with one, rarely disguised.
 
-    Intent sets are lower-case without marks and lists of harmful requests are not: without this the guard learns that.
+    Intent sets have no marks and lists of harmful requests do: without this the guard learns that.
     """
     draw = chance.random()
-    if draw < 0.2:
-        text = text.lower()
-    if 0.1 < draw < 0.35:
+    if draw < 0.25:
         text = text.rstrip(".?! ") or text
-    elif draw > 0.8 and text[:1].islower():
-        text = text[:1].upper() + text[1:] + chance.choice(".?") * (text[-1].isalnum())
-    return text
+    elif draw > 0.8:
+        text += chance.choice(".?!") * text[-1].isalnum()
+    return disguise(text, chance) if chance.random() < DISGUISED_SHARE else text
 
 
 def _num_passes(example: Example, source: Source) -> int:
@@ -143,6 +157,24 @@ def _borrow_refusals(examples: Iterable[Example]) -> list[Example]:
     chance = random.Random(0)
     chosen = chance.sample(prompts, min(NUM_BORROWED_REFUSALS, len(prompts))) if refusals else []
     return [replace(e, turns=(e.turns[0], chance.choice(refusals)), codes=(), source="refusal") for e in chosen]
+
+
+def _written_by_us(forbidden: frozenset[str]) -> Iterator[Example]:
+    """The grammars of training/written; never a text of the evaluation sets, even by chance."""
+    for written in written_examples():
+        if _fold(written.turns[-1]) not in forbidden:
+            is_hard = written.kind in HARD_KINDS
+            yield Example(f"written_{written.kind}", written.turns, written.codes, is_hard)
+
+
+def _retell_as_prompts(examples: Iterable[Example], folder: Path) -> list[Example]:
+    """Long texts as a user's: answers, whose label is about their own text, and paragraphs of books, which are safe."""
+    chance = random.Random(1)
+    answers = [e for e in dict.fromkeys(examples) if e.source in RETOLD_AS_PROMPTS and len(e.turns) == 2]
+    chosen = chance.sample(answers, min(NUM_AS_PROMPTS, len(answers)))
+    paragraphs = [text for text in general_texts(folder, 40_000) if len(text) >= MIN_PARAGRAPH_CHARS]
+    told = [replace(e, turns=(e.turns[1],), source="retold") for e in chosen]
+    return told + [Example("paragraph", (text,)) for text in chance.sample(paragraphs, NUM_AS_PROMPTS)]
 
 
 def _fold(text: str) -> str:

@@ -18,9 +18,9 @@ WeightMap = Callable[[Tensor], Tensor]  # e.g. a 4-bit rounding with a straight-
 class LlamaShape:
     """Sizes of the embedded guard."""
 
-    vocab_size: int = 12288
+    vocab_size: int = 14336
     hidden_size: int = 256
-    intermediate_size: int = 704  # 11 groups of 64
+    intermediate_size: int = 384  # 6 groups of 64
     num_layers: int = 3
     num_heads: int = 4
     num_kv_heads: int = 2
@@ -144,7 +144,7 @@ class Llama(nn.Module):
                 nn.init.normal_(module.weight, std=module.in_features**-0.5)
         for layer in self.model["layers"]:
             for projection in (layer.self_attn.o_proj, layer.mlp.down_proj):
-                projection.weight.data *= (2 * self.shape.num_layers) ** -0.5
+                projection.weight.data.zero_()  # every block begins as the identity
 
     def linears(self) -> dict[str, Linear]:
         """Every weight that is quantised, by its checkpoint name without `.weight`."""

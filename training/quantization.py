@@ -7,7 +7,6 @@ Never knows: layers, files.
 import torch
 from torch import Tensor
 
-from guardhouse.model.awq import dequantize, quantize_rtn
 from training.model import Llama
 
 GROUP_SIZE = 64  # divides 256 and 704
@@ -37,14 +36,3 @@ def show_all_bits(model: Llama) -> None:
     """Undo train_in_four_bits."""
     for linear in model.linears().values():
         linear.weight_map = None
-
-
-def fold_rounding(model: Llama) -> None:
-    """Replace weights by exactly what the checkpoint holds. Not to be exported afterwards: rounding twice moves them."""
-    show_all_bits(model)
-    for linear in model.linears().values():
-        rounded = dequantize(quantize_rtn(linear.weight.detach().numpy(), GROUP_SIZE)).weight
-        linear.weight.data = torch.from_numpy(rounded)
-    for name, parameter in model.named_parameters():
-        if "proj" not in name:  # the embedding table and norms are stored in float16
-            parameter.data = parameter.data.half().float()

@@ -11,13 +11,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, f1_score
+from torch import Tensor
 
 from training.batches import Encoder, in_order
-from training.data import Example
+from training.data import Example, is_everyday
 from training.model import Llama
 
 THRESHOLD = 0.5
-BATCH_SIZE = 128
+BATCH_SIZE = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,17 +39,23 @@ class Summary:
 
 
 @torch.inference_mode()
-def unsafe_scores(model: Llama, encoder: Encoder, examples: Sequence[Example]) -> NDArray[np.float32]:
-    """P(unsafe) over {safe, unsafe}, per example."""
+def verdict_states(model: Llama, encoder: Encoder, examples: Sequence[Example]) -> Tensor:
+    """The normed hidden states whose next id is the verdict, [examples, hidden]."""
     model.eval()
     sequences = encoder.encode(examples)
-    scores = np.zeros(len(examples), dtype=np.float32)
-    pair = [encoder.answers.safe, encoder.answers.unsafe]
+    states = torch.zeros(len(examples), model.shape.hidden_size)
     for indexes in in_order(sequences, BATCH_SIZE):
         batch = encoder.batch([sequences[index] for index in indexes])
-        hidden = model(batch.head, batch.ids).flatten(0, 1)
-        logits = model.logits(hidden[batch.verdict_rows])[:, pair]
-        scores[indexes] = logits.softmax(dim=1)[:, 1].numpy()
+        states[indexes] = model(batch.head, batch.ids).flatten(0, 1)[batch.verdict_rows]
+    return states
+
+
+@torch.inference_mode()
+def unsafe_scores(model: Llama, encoder: Encoder, examples: Sequence[Example]) -> NDArray[np.float32]:
+    """P(unsafe) over {safe, unsafe}, per example."""
+    pair = [encoder.answers.safe, encoder.answers.unsafe]
+    logits = model.logits(verdict_states(model, encoder, examples))[:, pair]
+    scores: NDArray[np.float32] = logits.softmax(dim=1)[:, 1].numpy()
     return scores
 
 
@@ -74,7 +81,7 @@ def report(scores: NDArray[np.float32], examples: Sequence[Example]) -> dict[str
         "all": [True] * len(examples),
         "prompts": [example.role == "user" for example in examples],
         "responses": [example.role == "assistant" for example in examples],
-        "plain benign": [not example.codes and not example.is_hard for example in examples],
+        "everyday": [is_everyday(example) for example in examples],
         "hard benign": [example.is_hard for example in examples],
     }
     return {

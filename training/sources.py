@@ -129,6 +129,12 @@ SOURCES = (*UNSAFE_PROMPTS, *BENIGN_PROMPTS, *HARD_BENIGN_PROMPTS, *HATE_TEXT, *
 EXCLUDED_SOURCES = frozenset({"dolly_subset", "dolly_subset_qa", "malicious_instruct"})
 REFUSAL_SOURCE = "gptfuzz_train"  # its safe answers are mostly refusals; data.py pairs some with other unsafe prompts
 NUM_BORROWED_REFUSALS = 1500
+RETOLD_AS_PROMPTS = frozenset(
+    {"sap_outputs", "adaptive_attacks", "gpteacher_roleplay_qa", "caia_safety_qa", "aegis2_val_resp"}
+)
+NUM_AS_PROMPTS = 2000
+NOISY_SOURCES = frozenset(source.name for source in HATE_TEXT)  # tweets: many labels are a matter of opinion
+NOT_EVERYDAY_SOURCES = NOISY_SOURCES | {"aegis2_val", "orbench_hard", "orbench_80k"}
 RARE_CODES = frozenset({"O2", "O4", "O5", "O6"})  # a tenth of the unsafe rows or less, each
 RARE_CODE_FACTOR = 2  # times as many passes
 EVALUATION_FILES = ("openai_moderation", "xstest", "harmbench", "jailbreakbench", "orbench_hard_eval", "diasafety_eval")

@@ -4,6 +4,9 @@ As in Llama 2: `▁` stands for a space and is put before the text, digits are s
 bytes, and ids 0, 1, 2 are <unk>, <s>, </s>. Unlike it, words are cut before merging, so that no piece crosses a newline
 or the space before a word. That makes a rendered prompt exactly  head + encode(content) + tail.
 
+Also unlike it, text is folded first, so that cheap disguises cost a reader's eye and not the guard's: small letters alone,
+compatibility forms, no invisible characters, no marks between the letters of a word, no digits in place of letters.
+
 Knows: texts, pieces, the shape of tokenizer.json.
 Never knows: labels, models.
 """
@@ -21,6 +24,23 @@ TEMPLATE_PATH = Path(__file__).with_name("chat_template.jinja")
 
 # A word with the space before it and a clitic after it; one newline; one digit; a run of punctuation; a run of spaces.
 WORD_PATTERN = r"▁?[\p{L}\p{M}]+(?:['’]\p{L}+)?|\n|\p{N}|▁?[^\p{L}\p{M}\p{N}\n▁]+|▁+"
+LETTER, JOINT = r"\p{L}", r"[.\-_*~|▁ ]"
+LOOKALIKES = {
+    "а": "a",
+    "с": "c",
+    "е": "e",
+    "і": "i",
+    "о": "o",
+    "р": "p",
+    "х": "x",
+    "у": "y",
+    "в": "b",
+    "н": "h",
+    "к": "k",
+    "м": "m",
+    "т": "t",
+}
+LEET = {"0": "o", "1": "i", "3": "e", "4": "a", "5": "s", "7": "t", "@": "a", r"\$": "s", "!": "i"}
 SINGLE_PIECES = ("▁safe", "▁unsafe", "O", ",", "<0x0A>", *"0123456789")  # what an answer is written with
 
 
@@ -85,9 +105,24 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path, max_positions: int) -> No
 
 
 def _with_conventions(tokenizer: Tokenizer) -> Tokenizer:
-    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tokenizer.normalizer = normalizers.Sequence([*_folding(), normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(WORD_PATTERN), behavior="isolated")
     return tokenizer
+
+
+def _folding() -> list[normalizers.Normalizer]:
+    """In this order. Answers stay as they are: `O1` keeps its large letter."""
+    spelt = rf"(?<=\b{LETTER}{JOINT}{LETTER}){JOINT}(?={LETTER}\b)|(?<=\b{LETTER}){JOINT}(?={LETTER}{JOINT}{LETTER}\b)"
+    pairs = [
+        (r"[\p{Cf}\p{Mn}]+", ""),  # zero-width, direction marks, tags, combining accents
+        *((rf"(?<=[a-z]){theirs}|{theirs}(?={LETTER}{{0,2}}[a-z])", ours) for theirs, ours in LOOKALIKES.items()),
+        (rf"(?<={LETTER})[\p{{So}}\p{{Sk}}]+(?={LETTER})", ""),  # emoji inside a word
+        (spelt, ""),  # k i l l, k.i.l.l
+        *((rf"(?<={LETTER}){digit}(?={LETTER})", letter) for digit, letter in LEET.items()),
+        (r"\bo(?=[1-9])", "O"),
+    ]
+    replaced = [normalizers.Replace(Regex(pattern), content) for pattern, content in pairs]
+    return [normalizers.NFKC(), normalizers.Lowercase(), *replaced]
 
 
 def _training_lines(texts: Iterable[str]) -> Iterable[str]:

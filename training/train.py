@@ -4,34 +4,37 @@ Knows: the order of the steps, their settings, the clock.
 Never knows: file formats (export.py), rows (data.py), the template (template.py).
 """
 
-import json
-import math
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import click
+import numpy as np
 import torch
-from torch import Tensor
-from torch.nn import functional
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
 
-from training.batches import Encoder, Prompted, TokenBatch, group
+from training.bags import teach_table
+from training.batches import Encoder, Prompted, group
 from training.data import Example, general_texts, load_examples
 from training.embeddings import embedding_table
-from training.export import export_checkpoint
+from training.export import export_checkpoint, write_json
+from training.learner import Learner, Settings
 from training.model import Llama, LlamaShape
-from training.quantization import fold_rounding, show_all_bits, train_in_four_bits
+from training.operating_point import move_operating_point, read_checkpoint
+from training.quantization import show_all_bits
 from training.scoring import report, unsafe_scores
-from training.tokenizer import encode_plain, train_tokenizer
+from training.sentences import SentenceEncoder
+from training.tokenizer import train_tokenizer
 
-WARMUP_SHARE = 0.04
-FOUR_BIT_SHARE = 0.12  # the last steps are trained with rounded weights
-TOKEN_DROPOUT = 0.05  # content ids replaced by <unk>
 MAX_HELD_OUT = 4000
+MAX_TAUGHT_CHARS = 70  # longer texts are not worth the encoder's time
 NUM_TOKENIZER_PARAGRAPHS = 12_000
-NUM_EMBEDDING_PARAGRAPHS = 60_000
+STEPS_BETWEEN_CHECKPOINTS = 150
+STEPS_BETWEEN_LINES = 25
+COOL_FILE = "cool"
 
 
 @click.command()
@@ -39,99 +42,77 @@ NUM_EMBEDDING_PARAGRAPHS = 60_000
     "--data", type=click.Path(path_type=Path, exists=True), required=True, help="Folder with train/ and eval/."
 )
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Checkpoint folder to write.")
-@click.option("--seed", default=0, show_default=True)
-@click.option("--threads", default=2, show_default=True)
+@click.option(
+    "--cache", type=click.Path(path_type=Path), default=Path("training/runs/sentences.npz"), show_default=True
+)
+@click.option("--steps", default=2000, show_default=True)
+@click.option("--cooling", default=400, show_default=True, help="Steps over which the rates fall to zero.")
 @click.option("--tokens-per-batch", default=4096, show_default=True)
-@click.option("--peak-rate", default=2e-3, show_default=True, help="Learning rate of the matrices after warm-up.")
-@click.option("--share", default=1.0, show_default=True, help="Share of the training examples to use.")
-def main(data: Path, out: Path, seed: int, threads: int, tokens_per_batch: int, peak_rate: float, share: float) -> None:
+@click.option("--matrix-rate", default=4e-3, show_default=True, help="Muon's rate for the matrices.")
+@click.option("--table-rate", default=1e-3, show_default=True, help="Adam's rate for the embedding table.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--threads", default=1, show_default=True)
+def main(data: Path, out: Path, cache: Path, threads: int, **options: float) -> None:
     """Train on permissive rows of DATA and write a 4-bit checkpoint to OUT."""
+    settings = Settings(**options)  # type: ignore[arg-type]  # click has checked the types
     torch.set_num_threads(threads)
-    torch.manual_seed(seed)
-    chance = random.Random(seed)
-    shape = LlamaShape()
+    torch.manual_seed(settings.seed)
     examples, held_out = load_examples(data)
-    examples = chance.sample(examples, round(len(examples) * share))
-    held_out = chance.sample(held_out, min(MAX_HELD_OUT, len(held_out)))
     say(f"{len(examples)} training examples, {len(held_out)} held out")
 
     texts = [turn for example in dict.fromkeys(examples) for turn in example.turns]
+    shape = LlamaShape()
     tokenizer = train_tokenizer([*texts, *general_texts(data, NUM_TOKENIZER_PARAGRAPHS)], shape.vocab_size)
-    encoder = Encoder(tokenizer)
+    sentences = SentenceEncoder(cache)
+    encoder = Encoder(tokenizer, meanings(examples, sentences))
+    model = Llama(shape)
+    table = embedding_table(tokenizer, sentences, shape.hidden_size, settings.seed)
+    once = encoder.encode(list(dict.fromkeys(examples)), random.Random(settings.seed))
+    model.model["embed_tokens"].weight.data = teach_table(table, once, settings.seed)
     say(f"tokenizer of {tokenizer.get_vocab_size()} pieces; heads of {len(encoder.frames['user'].head)} ids")
 
-    model = Llama(shape)
-    plain = encode_plain(tokenizer, [*texts, *general_texts(data, NUM_EMBEDDING_PARAGRAPHS)])
-    table = embedding_table(plain, shape.vocab_size, shape.hidden_size, seed)
-    model.model["embed_tokens"].weight.data = table
-    del plain
-    say("embeddings from neighbours")
-
-    groups = group(encoder.encode(examples, chance), tokens_per_batch, chance)
-    fit(model, encoder, groups, peak_rate)
-
-    log = {"cpu_minutes": round(time.process_time() / 60, 2), "num_examples": len(examples), "num_steps": len(groups)}
-    show_all_bits(model)
-    log["held_out_in_32_bits"] = measure(model, encoder, held_out, "in 32 bits")
-    export_checkpoint(model, tokenizer, out)
-    fold_rounding(model)
-    log["held_out"] = measure(model, encoder, held_out, "as exported")
-    log["cpu_minutes_in_all"] = round(time.process_time() / 60, 2)
-    (out / "training_log.json").write_text(json.dumps(log, indent=2) + "\n", encoding="utf-8")
+    settings = fit(Learner(model, encoder, settings), batches(examples, encoder, settings), tokenizer, out)
+    log = {"settings": asdict(settings), "num_examples": len(examples), **finish(model, encoder, held_out, out)}
+    write_json(out / "training_log.json", {**log, "cpu_minutes": round(time.process_time() / 60, 1)})
     say(f"wrote {out}")
 
 
-def fit(model: Llama, encoder: Encoder, groups: Sequence[Sequence[Prompted]], peak_rate: float) -> None:
-    """One pass over the groups; the last part under 4-bit rounding."""
-    optimizer = make_optimizer(model, peak_rate)
-    base_rates = [setting["lr"] for setting in optimizer.param_groups]
-    model.train()
-    running = 0.0
-    for step, sequences in enumerate(groups):
-        if step == round(len(groups) * (1 - FOUR_BIT_SHARE)):
-            train_in_four_bits(model)
-        for setting, rate in zip(optimizer.param_groups, base_rates, strict=True):
-            setting["lr"] = rate * schedule(step / len(groups))
-        loss = answer_loss(model, encoder.batch(sequences))
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        running += loss.item()
-        if (step + 1) % 50 == 0:
-            say(f"step {step + 1} of {len(groups)}, loss {running / 50:.4f}")
-            running = 0.0
+def fit(learner: Learner, groups: Iterator[list[Prompted]], tokenizer: Tokenizer, out: Path) -> Settings:
+    """All steps. A file OUT/cool begins the cooling early; the settings returned give the same run without it."""
+    progress = Progress()
+    step = 0
+    while step < learner.settings.steps:
+        progress.note(step, learner.settings.steps, *learner.learn(next(groups), step))
+        step += 1
+        if (out / COOL_FILE).exists():
+            (out / COOL_FILE).unlink()
+            learner.cool_from(step)
+        if step % STEPS_BETWEEN_CHECKPOINTS == 0 or step == learner.settings.steps:
+            export_checkpoint(learner.model, tokenizer, out)
+    return learner.settings
 
 
-def answer_loss(model: Llama, batch: TokenBatch) -> Tensor:
-    """Cross-entropy of the answer's ids, summed over an answer, averaged over the batch."""
-    ids = batch.ids
-    dropped = (torch.rand(ids.shape) < TOKEN_DROPOUT).flatten()
-    dropped[batch.rows] = False  # the answer and the last prompt token stay
-    ids = ids.flatten().masked_fill(dropped, 0).view_as(ids)
-    hidden = model(batch.head, ids).flatten(0, 1)
-    total = functional.cross_entropy(model.logits(hidden[batch.rows]), batch.targets, reduction="sum")
-    return total / len(ids)
+def batches(examples: Sequence[Example], encoder: Encoder, settings: Settings) -> Iterator[list[Prompted]]:
+    """Endless passes, each with surfaces varied anew."""
+    chance = random.Random(settings.seed)
+    while True:
+        yield from group(encoder.encode(examples, chance), settings.tokens_per_batch, chance)
 
 
-def make_optimizer(model: Llama, peak_rate: float) -> torch.optim.Optimizer:
-    """Matrices decay; the embedding table learns more slowly, so that pieces seen rarely keep their neighbours."""
-    matrices = [parameter for name, parameter in model.named_parameters() if "proj" in name]
-    norms = [parameter for name, parameter in model.named_parameters() if "norm" in name]
-    settings = [
-        {"params": matrices, "lr": peak_rate, "weight_decay": 0.1},
-        {"params": norms, "lr": peak_rate, "weight_decay": 0.0},
-        {"params": [model.model["embed_tokens"].weight], "lr": peak_rate / 2, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(settings, betas=(0.9, 0.98), fused=True)
+def meanings(examples: Sequence[Example], sentences: SentenceEncoder) -> dict[str, NDArray[np.float16]]:
+    """Sentence vectors of the short judged turns."""
+    texts = [e.turns[-1] for e in dict.fromkeys(examples) if len(e.turns[-1]) <= MAX_TAUGHT_CHARS]
+    return dict(zip(texts, sentences.encode(texts), strict=True))
 
 
-def schedule(progress: float) -> float:
-    """Linear warm-up, then half a cosine to 2 %."""
-    if progress < WARMUP_SHARE:
-        return progress / WARMUP_SHARE + 0.01
-    angle = math.pi * (progress - WARMUP_SHARE) / (1 - WARMUP_SHARE)
-    return 0.02 + 0.98 * (1 + math.cos(angle)) / 2
+def finish(model: Llama, encoder: Encoder, held_out: Sequence[Example], out: Path) -> dict[str, object]:
+    """Move the operating point of the checkpoint; held-out numbers in 32 bits and as exported."""
+    rows = random.Random(0).sample(held_out, min(MAX_HELD_OUT, len(held_out)))
+    show_all_bits(model)
+    dense = measure(model, encoder, rows, "in 32 bits")
+    moved = move_operating_point(out, held_out)
+    exported = measure(read_checkpoint(out), encoder, rows, "as exported")
+    return {"operating_point": moved, "held_out_in_32_bits": dense, "held_out": exported}
 
 
 def measure(model: Llama, encoder: Encoder, examples: Sequence[Example], name: str) -> dict[str, dict[str, float]]:
@@ -140,6 +121,20 @@ def measure(model: Llama, encoder: Encoder, examples: Sequence[Example], name: s
     for part, summary in summaries.items():
         say(f"{name}, {part}: {summary}")
     return {part: asdict(summary) for part, summary in summaries.items()}
+
+
+class Progress:
+    """Means over the last steps, printed with the CPU time used so far."""
+
+    def __init__(self) -> None:
+        self._values: list[tuple[float, float]] = []
+
+    def note(self, step: int, steps: int, loss: float, distance: float) -> None:
+        self._values.append((loss, distance))
+        if (step + 1) % STEPS_BETWEEN_LINES == 0:
+            mean_loss, mean_distance = np.mean(self._values, axis=0)
+            say(f"step {step + 1} of {steps}, loss {mean_loss:.4f}, distance {mean_distance:.4f}")
+            self._values.clear()
 
 
 def say(text: str) -> None:
