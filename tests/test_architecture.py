@@ -9,7 +9,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "guardhouse"
 LAYERS = [
     "cli",
-    "server gateway bulk evaluation hub doctor client upstream",
+    "server gateway bulk evaluation quantization hub doctor client upstream",
     "guard",
     "engine",
     "model",

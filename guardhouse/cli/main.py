@@ -16,10 +16,11 @@ from guardhouse.cli.doctor import doctor
 from guardhouse.cli.evaluate import evaluate
 from guardhouse.cli.models import models, pull_command
 from guardhouse.cli.options import ERROR, INTERRUPTED
+from guardhouse.cli.quantize import quantize_command
 from guardhouse.cli.serve import serve
 from guardhouse.errors import GuardhouseError
 
-VERBS = (check, chat, serve, pull_command, models, doctor, evaluate)  # in the order of the help text
+VERBS = (check, chat, serve, pull_command, models, doctor, evaluate, quantize_command)  # in the order of the help text
 
 
 def main() -> NoReturn:

@@ -55,26 +55,36 @@ def pack_awq(weight: Int4Weight) -> dict[str, NDArray[Any]]:
     return tensors
 
 
-def quantize_rtn(weight_out_in: Float32, group_size: int) -> Int4Weight:
+def quantize_rtn(weight_out_in: Float32, group_size: int, shrink: Float32 | None = None) -> Int4Weight:
     """Round a dense [out, in] weight to the nearest code, one scale and zero for each `group_size` inputs of an output.
 
     Scales are rounded to float16 first, so that pack_awq loses nothing. Each range is widened to hold 0.0: otherwise a
-    group of one sign would need a zero outside 0..15.
+    group of one sign would need a zero outside 0..15. `shrink` [out, groups] narrows the ranges to that share of
+    themselves; what lies outside is clipped.
     """
     num_outputs, num_inputs = weight_out_in.shape
     if group_size < 1 or num_inputs % group_size:
         raise CheckpointError(f"{num_inputs} inputs cannot be cut into groups of {group_size}")
-    groups = weight_out_in.reshape(num_outputs, num_inputs // group_size, group_size)
-    low = np.minimum(groups.min(axis=2), 0.0)  # [out, groups]
-    high = np.maximum(groups.max(axis=2), 0.0)
-    scales = np.maximum((high - low) / MAX_CODE, 1e-5).astype(np.float16).astype(np.float32)
-    zeros = np.clip(np.rint(-low / scales), 0, MAX_CODE)
-    codes = np.clip(np.rint(groups / scales[:, :, None]) + zeros[:, :, None], 0, MAX_CODE)  # [out, groups, group_size]
+    codes, zeros, scales = encode_groups(weight_out_in.reshape(num_outputs, -1, group_size), shrink)
     return Int4Weight(
         codes=np.ascontiguousarray(codes.reshape(num_outputs, num_inputs).T.astype(np.uint8)),
         zeros=np.ascontiguousarray(zeros.T.astype(np.uint8)),
         scales=np.ascontiguousarray(scales.T),
     )
+
+
+def encode_groups(groups: Float32, shrink: Float32 | None = None) -> tuple[Float32, Float32, Float32]:
+    """[out, groups, group_size] -> codes of that shape, zeros and scales [out, groups], all float32. See quantize_rtn."""
+    low = np.minimum(groups.min(axis=2), 0.0)  # [out, groups]
+    high = np.maximum(groups.max(axis=2), 0.0)
+    width = high - low if shrink is None else (high - low) * shrink
+    scales = np.maximum(width / MAX_CODE, 1e-5).astype(np.float16).astype(np.float32)
+    zeros = np.clip(np.rint((-low if shrink is None else -low * shrink) / scales), 0, MAX_CODE)
+    codes = groups / scales[:, :, None]
+    np.rint(codes, out=codes)
+    codes += zeros[:, :, None]
+    np.clip(codes, 0, MAX_CODE, out=codes)
+    return codes, zeros, scales
 
 
 def dequantize(weight: Int4Weight) -> DenseWeight:

@@ -5,7 +5,7 @@ Never knows: requests, sampling, how a batch was put together, text, a backend's
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -89,7 +89,7 @@ class Llama:
         assert token_ids.max() < self.config.vocab_size, "a token id outside the vocabulary"
         assert batch.positions.max() < self.max_positions, "a position beyond the rope table"
         spans = spans_of(adapters, batch.query_starts) if any(adapters) else []
-        x = self.ops.embed(self._weights.embedding, token_ids)  # [T, hidden]
+        x = self.embed(token_ids)  # [T, hidden]
         for index in range(self.config.num_layers):
             attended = self._attend(x, index, cache, batch, spans)  # [T, heads * head_dim]
             if index == self.config.num_layers - 1:
@@ -100,6 +100,18 @@ class Llama:
             self._project(x, attended, index, spans)
         normed = self.ops.rms_norm(x, self._weights.final_norm, self.config.rms_norm_eps)
         return np.asarray(self.ops.to_host(self.ops.linear(normed, self._weights.head)), np.float32)
+
+    def embed(self, token_ids: Int32) -> Array:
+        """What the first layer reads: [T, hidden]."""
+        return self.ops.embed(self._weights.embedding, token_ids)
+
+    def run_layer(self, x: Array, index: int, cache: KVCache, batch: Batch) -> None:
+        """One decoder layer over hidden states [T, hidden], in place; keys and values go to the cache's layer `index`."""
+        self._project(x, self._attend(x, index, cache, batch, ()), index, ())
+
+    def with_layers(self, layers: Sequence[Layer]) -> "Llama":
+        """The same model with other layers, everything else shared."""
+        return Llama(self.config, self.ops, replace(self._weights, layers=layers), self.max_positions)
 
     def _attend(self, x: Array, index: int, cache: KVCache, batch: Batch, spans: Sequence[Span]) -> Array:
         ops, layer = self.ops, self._weights.layers[index]
@@ -152,6 +164,21 @@ def load_llama(
         rope=RopeTable(ops.array(cos), ops.array(sin)),
     )
     return Llama(config, ops, weights, window)
+
+
+def load_without_layers(checkpoint: Checkpoint, ops: Ops, max_positions: int) -> Llama:
+    """For callers that bring the layers one at a time (`with_layers`), because all of them at once would not fit."""
+    config = checkpoint.config
+    embedding = ops.pack_dense(checkpoint.embedding())
+    cos, sin = rope_tables(config.head_dim, config.rope_theta, config.rope_scaling, max_positions)
+    rope = RopeTable(ops.array(cos), ops.array(sin))
+    norm = ops.array(checkpoint.vector(f"{FINAL_NORM}.weight"))
+    return Llama(config, ops, Weights(embedding, (), norm, embedding, rope), max_positions)
+
+
+def load_layer(checkpoint: Checkpoint, ops: Ops, index: int) -> Layer:
+    """One decoder layer, packed for a backend."""
+    return _build_layer(checkpoint, ops, index, _pack_layer(checkpoint, ops, index))
 
 
 def _build_layer(checkpoint: Checkpoint, ops: Ops, index: int, group: Group) -> Layer:

@@ -80,7 +80,9 @@ class ReferenceOps:
         return normed
 
     def linear(self, x: Float32, weight: PackedLinear) -> Float32:
-        matrix = dequantize(weight) if weight.kind == "int4" else weight.arrays["weight"].astype(np.float32).T
+        matrix = (
+            dequantize(weight) if weight.kind == "int4" else weight.arrays["weight"].astype(np.float32, copy=False).T
+        )
         y: Float32 = x @ matrix
         bias = weight.arrays.get("bias")
         return y if bias is None else y + bias

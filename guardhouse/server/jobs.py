@@ -15,7 +15,6 @@ refuses the whole; responses come ordered by `id`; an item's `result` holds the 
 have it, and once more under `result`, as those for text models do.
 """
 
-import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -79,7 +78,7 @@ async def submit_or_poll(
 ) -> QueuedJob | BatchResult:
     """`check` raises InputError for an input that could not be answered. Raises UnknownJob, InputError or QueueFull."""
     if isinstance(inputs, dict) and isinstance(inputs.get("requests"), list):
-        items = await asyncio.to_thread(_items, model, inputs["requests"], check)  # there may be very many
+        items = _items(model, inputs["requests"], check)
         job = await jobs.submit(KIND, items, model.encode())
         return QueuedJob("queued", job.id, model)
     if isinstance(inputs, dict) and isinstance(inputs.get("request_id"), str):
@@ -88,15 +87,14 @@ async def submit_or_poll(
 
 
 async def _poll(jobs: JobRunner, request_id: str) -> QueuedJob | BatchResult:
-    job = await jobs.ask(lambda store: store.find(request_id))
+    job, results = await jobs.ask(lambda store: (store.find(request_id), store.results(request_id)))
     if job is None or job.kind != KIND:
         raise UnknownJob
     if job.finished_at is None:
         return QueuedJob("queued" if job.state == "queued" else "running", job.id, job.details.decode())
-    results = await jobs.ask(lambda store: store.results(request_id))
     if len(results) < job.num_done:  # they expired while they were read
         raise UnknownJob
-    return await asyncio.to_thread(_finished, results)
+    return _finished(results)
 
 
 def _items(model: str, requests: list[Any], check: Callable[[object], object]) -> list[NewItem]:
