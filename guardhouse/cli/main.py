@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 import click
 
+from guardhouse.cli.calibrate import calibrate
 from guardhouse.cli.chat import chat
 from guardhouse.cli.check import check
 from guardhouse.cli.doctor import doctor
@@ -20,7 +21,17 @@ from guardhouse.cli.quantize import quantize_command
 from guardhouse.cli.serve import serve
 from guardhouse.errors import GuardhouseError
 
-VERBS = (check, chat, serve, pull_command, models, doctor, evaluate, quantize_command)  # in the order of the help text
+VERBS = (
+    check,
+    chat,
+    serve,
+    pull_command,
+    models,
+    doctor,
+    evaluate,
+    calibrate,
+    quantize_command,
+)  # in the order of the help text
 
 
 def main() -> NoReturn:
