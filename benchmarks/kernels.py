@@ -3,7 +3,9 @@
     python -m benchmarks.kernels [--threads 1 2] [--seconds 0.5]
 
 Prints a table and, as the last line, the same as JSON. Each number is the best and the median of repeated calls within
-`--seconds`: on a shared machine the best says what the kernel can do, the median what it did.
+`--seconds`: on a shared machine the best says what the kernel can do, the median what it did. A probe (limits.py) says
+what this machine can do at most: products in registers, and reading memory. It runs before every 4-bit product and the
+product's shares are of its numbers, since the processor's speed changes while others use the machine.
 """
 
 import argparse
@@ -16,6 +18,7 @@ from functools import partial
 
 import numpy as np
 
+from benchmarks.limits import Limits, Probe
 from benchmarks.machine import describe_machine
 from guardhouse.ops.cpu import CpuOps
 from guardhouse.ops.table import Batch, DenseWeight, HeadLayout, Int4Weight
@@ -105,6 +108,23 @@ def row_cases(ops: CpuOps, rng: np.random.Generator) -> Iterator[Case]:
     yield Case("rms_norm 64 (call overhead)", 1, 256, 256, lambda: ops.rms_norm(small, weight[:64], 1e-5))
 
 
+def run_threads(threads: int, probe: Probe, seconds: float) -> Iterator[tuple[Result, Limits | None]]:
+    ops, rng = CpuOps(threads), np.random.default_rng(0)
+    for cases in (linear_cases, attention_cases, row_cases):
+        for case in cases(ops, rng):
+            before = probe.limits(threads) if case.kernel.startswith("int4") else None
+            result = measure(case, threads, seconds)
+            yield result, before
+
+
+def shares(result: Result, limits: Limits | None) -> str:
+    """How near the best call came to what the machine can do."""
+    if limits is None:
+        return ""
+    product, read = result.best_gops / limits.product_gops, result.best_gbs / limits.read_gbs
+    return f" {product:4.0%} of {limits.product_gops:.0f} GOP/s, {read:4.0%} of {limits.read_gbs:.1f} GB/s"
+
+
 def main() -> None:
     """Parse, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -113,18 +133,16 @@ def main() -> None:
     arguments = parser.parse_args()
     machine = describe_machine()
     print(*machine.values(), sep="\n")
-    print(f"{'kernel':28} threads tokens   best ms median ms | GOP/s best median |  GB/s")
-    results = []
+    print(f"{'kernel':28} threads tokens   best ms median ms | GOP/s best median |  GB/s | of the machine's limits")
+    results, probe = [], Probe()
     for threads in arguments.threads:
-        ops, rng = CpuOps(threads), np.random.default_rng(0)
-        for cases in (linear_cases, attention_cases, row_cases):
-            for case in cases(ops, rng):
-                result = measure(case, threads, arguments.seconds)
-                results.append(asdict(result))
-                print(
-                    f"{result.kernel:28} {threads:7} {result.tokens:6} {result.best_ms:9.3f} {result.median_ms:9.3f} |"
-                    f" {result.best_gops:10.1f} {result.median_gops:6.1f} | {result.best_gbs:5.1f}"
-                )
+        for result, limits in run_threads(threads, probe, arguments.seconds):
+            results.append(asdict(result) | ({"limits": asdict(limits)} if limits else {}))
+            print(
+                f"{result.kernel:28} {threads:7} {result.tokens:6} {result.best_ms:9.3f} {result.median_ms:9.3f} |"
+                f" {result.best_gops:10.1f} {result.median_gops:6.1f} | {result.best_gbs:5.1f} |{shares(result, limits)}",
+                flush=True,
+            )
     print(json.dumps({"machine": machine, "results": results}))
 
 

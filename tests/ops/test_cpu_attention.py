@@ -29,14 +29,14 @@ lengths = st.lists(st.integers(1, 80), min_size=1, max_size=4)
 def run_steps(
     ops: CpuOps | ReferenceOps, steps: list[list[tuple[Sequence, int, int]]], layout: HeadLayout, cache: KVCache
 ) -> dict[tuple[int, int], Float32]:
-    """Rotate, store and attend step by step; rows by (first block of the sequence, position)."""
+    """Rotate, store and attend step by step; rows by (last block of the sequence, position)."""
     rope = make_rope(128, layout.head_dim)
     rows: dict[tuple[int, int], Float32] = {}
     for spans in steps:
         qkv, batch = make_batch(spans, cache.block_size)
         ops.rope_and_store(qkv, rope, layout, cache, 0, batch)
         out = ops.attention(qkv, layout, cache, 0, batch)
-        owners = [(span[0].blocks[0], position) for span in spans for position in range(span[1], span[2])]
+        owners = [(span[0].blocks[-1], position) for span in spans for position in range(span[1], span[2])]
         rows.update(zip(owners, out, strict=True))
     return rows
 
@@ -86,6 +86,32 @@ def test_attention_has_the_same_bits_however_it_is_run_and_is_near_the_reference
                 np.testing.assert_allclose(row, expected[key], atol=0.01)
 
 
+@settings(max_examples=30, deadline=None)
+@given(
+    st.integers(0, 2**32 - 1),
+    block_sizes,
+    st.integers(1, 100),
+    st.lists(st.integers(1, 30), min_size=2, max_size=6),
+)
+def test_sequences_behind_a_shared_prefix_have_the_bits_they_have_alone(
+    seed: int, block_size: int, num_shared: int, lengths: list[int]
+) -> None:
+    rng, layout = np.random.default_rng(seed), HeadLayout(4, 2, 16)
+    num_shared = -(-num_shared // block_size) * block_size  # whole blocks: the others are each sequence's own
+    sequences, num_blocks = make_sequences(rng, [num_shared + length for length in lengths], layout, block_size)
+    for sequence in sequences[1:]:
+        sequence.qkv[:num_shared] = sequences[0].qkv[:num_shared]
+        sequence.blocks[: num_shared // block_size] = sequences[0].blocks[: num_shared // block_size]
+    for ops in VARIANTS:
+        cache = ops.allocate_cache(1, num_blocks, layout, block_size)
+        spans = [(sequence, num_shared, len(sequence.qkv)) for sequence in sequences]
+        together = run_steps(ops, [[(sequences[0], 0, num_shared)], spans], layout, cache)
+        alone = run_steps(ops, [[span] for span in spans], layout, cache)
+        assert len(alone) == sum(lengths)
+        for key, row in alone.items():
+            np.testing.assert_array_equal(row.view(np.uint32), together[key].view(np.uint32))
+
+
 def test_attention_is_blind_to_other_sequences_and_later_tokens_even_if_they_are_nan() -> None:
     layout, block_size = HeadLayout(4, 2, 16), 16
     (first, second), num_blocks = make_sequences(np.random.default_rng(0), [75, 40], layout, block_size)
@@ -96,7 +122,7 @@ def test_attention_is_blind_to_other_sequences_and_later_tokens_even_if_they_are
         cache = ops.allocate_cache(1, num_blocks, layout, block_size)
         rows = run_steps(ops, whole([poisoned, second]), layout, cache)
         for (block, position), row in rows.items():
-            if block == first.blocks[0] and position >= 50:
+            if block == first.blocks[-1] and position >= 50:
                 assert np.isnan(row).all()
             else:
                 np.testing.assert_array_equal(row, clean[block, position])
