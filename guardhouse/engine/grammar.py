@@ -13,6 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
@@ -136,6 +137,7 @@ class GrammarCompiler:
             except RuntimeError as error:
                 raise EngineClosed("the engine is closed") from error
             self._kept[source] = future
+            future.add_done_callback(partial(self._forget_failure, source))
             if len(self._kept) > NUM_KEPT:
                 self._kept.popitem(last=False)
             return future
@@ -145,6 +147,12 @@ class GrammarCompiler:
         self._sandbox.close()
         for pool in (self._compiling, self._masking):
             pool.shutdown(wait=False, cancel_futures=True)
+
+    def _forget_failure(self, source: GrammarSource, done: Future[Grammar]) -> None:
+        """A grammar that took too long may have had a busy machine to blame: whoever asks again gets another try."""
+        if done.cancelled() or done.exception() is not None:
+            with self._lock:
+                self._kept.pop(source, None)
 
     def _compile(self, source: GrammarSource) -> Grammar:
         from llguidance import LLMatcher, LLParserLimits  # noqa: PLC0415  # not at start: few callers need it

@@ -74,16 +74,18 @@ class GrammarSandbox:
 
     def _ask(self, grammar: str) -> str:
         try:
-            if self._child is None:
-                self._child = self._start()
-            return self._exchange(self._child, json.dumps(grammar), self._timeout_s)
+            child = self._child or self._start()
+            return self._exchange(child, json.dumps(grammar), self._timeout_s)
         except (TimeoutError, OSError, ValueError):  # it took too long, or died of its memory limit
             self._kill()
             return "too big"
+        finally:
+            if self._is_closed:  # meanwhile: `close` may have come before there was a child to kill
+                self._kill()
 
     def _start(self) -> "subprocess.Popen[bytes]":
         command = [sys.executable, "-I", str(CHILD), str(MAX_BYTES), json.dumps(dict(self._limits))]
-        child = subprocess.Popen(
+        self._child = child = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0
         )
         self._exchange(child, '""', START_TIMEOUT_S)

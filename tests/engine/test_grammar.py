@@ -125,6 +125,14 @@ def test_equal_schemas_are_compiled_once(compiler: GrammarCompiler) -> None:
     assert grammar_of(compiler, {"type": "null"}) is grammar_of(compiler, {"type": "null"})
 
 
+def test_a_refused_schema_is_tried_again_when_asked_again(compiler: GrammarCompiler) -> None:
+    source = GrammarSource.of_schema({"enum": []})
+    first = compiler.compile(source)
+    with pytest.raises(SchemaError):
+        first.result(timeout=60)
+    assert compiler.compile(source) is not first
+
+
 REFUSED: list[tuple[object, str]] = [
     ("x", "must be an object"),
     (None, "must be an object"),
