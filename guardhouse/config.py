@@ -50,6 +50,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     model: Annotated[
         str, Meta(description="'embedded', a checkpoint folder, or a name fetched with `guardhouse pull`")
     ] = "embedded"
+    adapter: Annotated[
+        Path | None, Meta(description="LoRA adapter folder, as PEFT saves it, under which every answer is given")
+    ] = None
     device: Annotated[
         Literal["auto", "cpu", "reference", "cuda"], Meta(description="what computes; auto takes the fastest there is")
     ] = "auto"

@@ -42,6 +42,8 @@ export interface CheckOptions {
   policy?: string;
   /** The score from which a text is flagged. */
   threshold?: number;
+  /** A finetune's id or name: judge under its adapter. */
+  lora?: string;
   signal?: AbortSignal;
 }
 

@@ -62,29 +62,29 @@ export class Guardhouse {
   }
 
   /** Judge a text, or the last turn of a conversation. */
-  async check(input, { policy, threshold, signal } = {}) {
-    return this.#json("/v1/check", { ...asInput(input), policy, threshold }, signal);
+  async check(input, { policy, threshold, lora, signal } = {}) {
+    return this.#json("/v1/check", { ...asInput(input), policy, threshold, lora }, signal);
   }
 
   /** Judge many: yields verdicts in order. The first error ends it. */
-  async *checkMany(inputs, { policy, threshold, signal } = {}) {
+  async *checkMany(inputs, { policy, threshold, lora, signal } = {}) {
     for await (const chunk of chunks(inputs)) {
-      const body = { inputs: chunk.map(asInput), policy, threshold };
+      const body = { inputs: chunk.map(asInput), policy, threshold, lora };
       yield* (await this.#json("/v1/check", body, signal)).results;
     }
   }
 
   /** Judge many as they come: yields {index, verdict} or {index, error}, whichever is found first. */
-  async *checkStream(inputs, { policy, threshold, signal } = {}) {
-    const body = { inputs: inputs.map(asInput), policy, threshold, stream: true };
+  async *checkStream(inputs, { policy, threshold, lora, signal } = {}) {
+    const body = { inputs: inputs.map(asInput), policy, threshold, lora, stream: true };
     const response = await this.#send("/v1/check", post(body), signal);
     await throwUnlessOk(response);
     for await (const line of lines(response.body)) yield JSON.parse(line);
   }
 
   /** The reply of /v1/moderations, as OpenAI has it. */
-  async moderate(input, { policy, threshold, model, signal } = {}) {
-    return this.#json("/v1/moderations", { input, policy, threshold, model }, signal);
+  async moderate(input, { policy, threshold, lora, model, signal } = {}) {
+    return this.#json("/v1/moderations", { input, policy, threshold, lora, model }, signal);
   }
 
   /** What runs there. */

@@ -18,7 +18,7 @@ from guardhouse.guard.guard import Guard
 from guardhouse.hub import find_model
 
 UNSAFE, ERROR, INTERRUPTED = 1, 2, 130  # exit codes; 0 is safe, or done
-CHECK_SETTINGS = ("model", "device", "threads", "threshold", "cache_dir")
+CHECK_SETTINGS = ("model", "adapter", "device", "threads", "threshold", "cache_dir")
 Command = Callable[..., Any]
 
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypedDict, TypeVar
 from urllib.parse import quote
 
 import httpx2
@@ -28,6 +28,14 @@ CHUNK = 64  # inputs of check_many in one request
 
 T = TypeVar("T")
 Judged = str | Sequence[Mapping[str, object]]
+
+
+class CheckOptions(TypedDict, total=False):
+    """How to judge; what is not said is as the server has it."""
+
+    policy: Policy | str | None  # a category list, instead of the checkpoint's own
+    threshold: float | None  # the score from which a text is flagged
+    lora: str | None  # a finetune's id or name
 
 
 class ApiError(GuardhouseError):
@@ -92,15 +100,13 @@ def retry_after_s(header: str | None) -> float | None:
         return None
 
 
-def check_ask(conversation: Judged, policy: Policy | str | None, threshold: float | None) -> Ask[Verdict]:
-    body = {**_input(conversation), **_options(policy, threshold)}
+def check_ask(conversation: Judged, options: CheckOptions) -> Ask[Verdict]:
+    body = {**_input(conversation), **_wire(options)}
     return Ask("POST", "/v1/check", body, lambda payload: msgspec.convert(payload, Verdict))
 
 
-def chunk_ask(
-    conversations: Sequence[Judged], policy: Policy | str | None, threshold: float | None
-) -> Ask[list[Verdict]]:
-    body = {"inputs": [_input(one) for one in conversations], **_options(policy, threshold)}
+def chunk_ask(conversations: Sequence[Judged], options: CheckOptions) -> Ask[list[Verdict]]:
+    body = {"inputs": [_input(one) for one in conversations], **_wire(options)}
     return Ask("POST", "/v1/check", body, lambda payload: msgspec.convert(payload["results"], list[Verdict]))
 
 
@@ -146,10 +152,9 @@ def _input(conversation: Judged) -> dict[str, object]:
     return {"text": conversation} if isinstance(conversation, str) else {"messages": list(conversation)}
 
 
-def _options(policy: Policy | str | None, threshold: float | None) -> dict[str, object]:
-    text = policy.text if isinstance(policy, Policy) else policy
-    given = {"policy": text, "threshold": threshold}
-    return {name: value for name, value in given.items() if value is not None}
+def _wire(options: CheckOptions) -> dict[str, object]:
+    policy = options.get("policy")
+    return {**options, "policy": policy.text} if isinstance(policy, Policy) else {**options}
 
 
 def chunks_of(items: Iterable[T]) -> Iterator[list[T]]:

@@ -7,13 +7,14 @@ Never knows: what is sent and how it is read (ask.py).
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, Unpack
 
 import httpx2
 
 from guardhouse.client.ask import (
     DEFAULT_URL,
     Ask,
+    CheckOptions,
     ConnectionFailed,
     Judged,
     Retries,
@@ -27,7 +28,6 @@ from guardhouse.client.ask import (
     read_answer,
     run_ask,
 )
-from guardhouse.guard.policy import Policy
 from guardhouse.guard.verdict import Verdict
 
 T = TypeVar("T")
@@ -51,24 +51,21 @@ class AsyncClient:
         self._retries = Retries(max_retries)
         self._http = httpx2.AsyncClient(base_url=base_url, headers=headers_of(api_key), timeout=timeout_s)
 
-    async def check(
-        self, conversation: Judged, *, policy: Policy | str | None = None, threshold: float | None = None
-    ) -> Verdict:
+    async def check(self, conversation: Judged, **options: Unpack[CheckOptions]) -> Verdict:
         """Judge a text, or the last turn of a conversation."""
-        return await self._send(check_ask(conversation, policy, threshold))
+        return await self._send(check_ask(conversation, options))
 
     async def check_many(
         self,
         conversations: Iterable[Judged],
         *,
-        policy: Policy | str | None = None,
-        threshold: float | None = None,
         progress: Callable[[int], None] | None = None,
+        **options: Unpack[CheckOptions],
     ) -> list[Verdict]:
         """Judge many, in order. `progress` gets the number that is done. The first error ends it."""
         verdicts: list[Verdict] = []
         for chunk in chunks_of(conversations):
-            judged = await self._send(chunk_ask(chunk, policy, threshold))
+            judged = await self._send(chunk_ask(chunk, options))
             verdicts += judged
             if progress:
                 progress(len(verdicts))

@@ -7,13 +7,14 @@ Never knows: what is sent and how it is read (ask.py).
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, Unpack
 
 import httpx2
 
 from guardhouse.client.ask import (
     DEFAULT_URL,
     Ask,
+    CheckOptions,
     ConnectionFailed,
     Judged,
     Retries,
@@ -27,7 +28,6 @@ from guardhouse.client.ask import (
     read_answer,
     run_ask,
 )
-from guardhouse.guard.policy import Policy
 from guardhouse.guard.verdict import Verdict
 
 T = TypeVar("T")
@@ -55,24 +55,21 @@ class Client:
         self._retries = Retries(max_retries)
         self._http = httpx2.Client(base_url=base_url, headers=headers_of(api_key), timeout=timeout_s)
 
-    def check(
-        self, conversation: Judged, *, policy: Policy | str | None = None, threshold: float | None = None
-    ) -> Verdict:
+    def check(self, conversation: Judged, **options: Unpack[CheckOptions]) -> Verdict:
         """Judge a text, or the last turn of a conversation."""
-        return self._send(check_ask(conversation, policy, threshold))
+        return self._send(check_ask(conversation, options))
 
     def check_many(
         self,
         conversations: Iterable[Judged],
         *,
-        policy: Policy | str | None = None,
-        threshold: float | None = None,
         progress: Callable[[int], None] | None = None,
+        **options: Unpack[CheckOptions],
     ) -> list[Verdict]:
         """Judge many, in order. `progress` gets the number that is done. The first error ends it."""
         verdicts: list[Verdict] = []
         for chunk in chunks_of(conversations):
-            judged = self._send(chunk_ask(chunk, policy, threshold))
+            judged = self._send(chunk_ask(chunk, options))
             verdicts += judged
             if progress:
                 progress(len(verdicts))

@@ -66,6 +66,7 @@ class GuardInfo:
     num_parameters: int
     num_bytes: int
     is_embedded: bool
+    adapter: str | None = None  # under which every answer is given
 
 
 class Guard:
@@ -102,7 +103,7 @@ class Guard:
     ) -> Self:
         """Load a checkpoint folder, or the embedded guard, and pin the default policy's prefix for users' messages.
 
-        `progress` gets (steps done, steps in all). Raises CheckpointError, BackendError or ConfigError.
+        `progress` gets (steps done, steps in all). Raises CheckpointError, AdapterError, BackendError or ConfigError.
         """
         settings = settings or Settings()
         is_embedded = str(model) == EMBEDDED
@@ -124,12 +125,15 @@ class Guard:
             num_parameters=checkpoint.num_parameters,
             num_bytes=checkpoint.num_bytes,
             is_embedded=is_embedded,
+            adapter=settings.adapter.resolve().name if settings.adapter else None,
         )
         saved_dir = settings.cache_dir / "prefixes" if checkpoint.num_bytes >= PINNED_FROM_BYTES else None
         pins = Pins(engine, frames, saved_dir, ops.name)
         adapters = AdapterReader(checkpoint.config, ops)
         guard = cls(info, frames, engine, grammars, settings.threshold, pins, adapters)
         try:
+            if settings.adapter is not None:
+                return guard.with_adapter(guard.load_adapter(settings.adapter))
             pins.pin("user")
         except BaseException:
             guard.close()
@@ -264,6 +268,10 @@ class Guard:
     def compile_grammar(self, lark: str) -> Future[Grammar]:
         """The same for a grammar in llguidance's dialect of Lark."""
         return self._grammars.compile(GrammarSource("lark", lark))
+
+    def prepare_grammars(self) -> None:
+        """Do now what the first `compile_schema` would hold up every thread with; servers do it before they are ready."""
+        self._grammars.prepare()
 
     def next_token_log_probs(
         self, token_ids: Sequence[int], labels: Sequence[int], *, timeout_s: float | None = None

@@ -33,7 +33,10 @@ class AdapterPool:
         finetune = await asyncio.to_thread(self.store.find, lora)
         if finetune.model not in names:
             raise InputError(f"the finetune was made for another model: {finetune.model}")
-        task = self._loaded.pop(finetune.id, None) or asyncio.create_task(self._load(guard, finetune))
+        task = self._loaded.pop(finetune.id, None)
+        if task is None:
+            task = asyncio.create_task(self._load(guard, finetune))
+            task.add_done_callback(_note_error)
         self._loaded[finetune.id] = task  # now the most recently used
         for oldest in list(self._loaded)[: -self._max_loras]:
             del self._loaded[oldest]
@@ -51,3 +54,9 @@ class AdapterPool:
     async def _load(self, guard: Guard, finetune: Finetune) -> Adapter:
         folder = await asyncio.to_thread(self.store.complete_folder, finetune)
         return await asyncio.to_thread(guard.load_adapter, folder)
+
+
+def _note_error(task: asyncio.Task[Adapter]) -> None:
+    """All who waited may have gone away: asyncio would complain that nobody took the error."""
+    if not task.cancelled():
+        task.exception()

@@ -5,6 +5,7 @@ Never knows: bodies, texts.
 """
 
 import logging
+import re
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -27,6 +28,7 @@ from guardhouse.server.binding import BindingRoutes
 from guardhouse.server.catalogue import CatalogueRoutes
 from guardhouse.server.context import Handlers
 from guardhouse.server.dialect import edge_reply
+from guardhouse.server.errors import printable
 from guardhouse.server.finetune_store import FinetuneStore
 from guardhouse.server.finetunes import FinetuneRoutes
 from guardhouse.server.inference import Inference
@@ -53,6 +55,8 @@ HEALTH_SCHEMA: JsonSchema = {
     "properties": {"status": {"enum": ["loading", "ok", "failing", "failed"]}},
     "required": ["status"],
 }
+ACCOUNTS = "/client/v4/accounts/"
+ACCOUNT = re.compile(r"[A-Za-z0-9._~-]{1,64}(/|$)")  # the hosted service's are 32 hex digits
 MAX_FAILED_STEPS = 3  # of the engine, in a row: one may be a bad request's fault, three are the machine's
 
 
@@ -88,17 +92,26 @@ def build_app(service: ModelService, settings: Settings, when_settled: Callable[
         *CatalogueRoutes(service).endpoints(),
         *FinetuneRoutes(service, adapters, settings.request_timeout_s).endpoints(),
         *BindingRoutes(inference).endpoints(),
-        *call_endpoints(handlers, jobs, FileStore(settings.data_dir / FILES_FOLDER, settings.job_retention_s)),
+        *call_endpoints(handlers, jobs, open_file_store(settings)),
     ]
     endpoints.append(openapi_endpoint(endpoints))
     app = Starlette(
         routes=[*(route for endpoint in endpoints for route in endpoint.routes()), *Playground.load().routes()],
-        middleware=[Middleware(Unwrap), Middleware(AccessLog, metrics=metrics), Middleware(KeyCheck, keys=keys)],
+        middleware=[
+            Middleware(Unwrap),
+            Middleware(AccessLog, metrics=metrics),
+            Middleware(KeyCheck, keys=keys),
+            Middleware(AccountCheck),
+        ],
         exception_handlers={404: unknown_route, 405: wrong_method},
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False
     return app
+
+
+def open_file_store(settings: Settings) -> FileStore:
+    return FileStore(settings.data_dir / FILES_FOLDER, settings.job_retention_s, settings.job_queue_mib << 20)
 
 
 def open_job_store(settings: Settings, path: Path) -> JobStore:
@@ -211,6 +224,20 @@ class KeyCheck:
             return await edge_reply(scope["path"], 400, 6003, "Invalid request headers")(scope, receive, send)
         if key is None or not self._keys.accepts(key):
             return await edge_reply(scope["path"], 401, 10000, "Authentication error")(scope, receive, send)
+        return await self._app(scope, receive, send)
+
+
+class AccountCheck:
+    """Turns away what cannot be an account's identifier. Any other name will do: there is one account here, yours."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope.get("path", "")
+        if scope["type"] == "http" and path.startswith(ACCOUNTS) and not ACCOUNT.match(path, len(ACCOUNTS)):
+            words = f"Could not route to {printable(path)}, perhaps your object identifier is invalid?"
+            return await edge_reply(path, 404, 7003, words)(scope, receive, send)
         return await self._app(scope, receive, send)
 
 

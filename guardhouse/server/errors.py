@@ -106,7 +106,7 @@ def _bad_input(error: Any) -> Failure:
 
 
 def _unknown_model(error: Any) -> Failure:
-    return Failure(400, 5007, "No such model", f"No such model {_printable(error.name)} or task")
+    return Failure(400, 5007, "No such model", f"No such model {printable(error.name)} or task")
 
 
 def _lora_unsupported(error: Any) -> Failure:
@@ -114,7 +114,7 @@ def _lora_unsupported(error: Any) -> Failure:
 
 
 def _unknown_finetune(error: Any) -> Failure:
-    return Failure(404, 3037, "AiError", f"Finetune {_printable(error.name)} not found")
+    return Failure(404, 3037, "AiError", f"Finetune {printable(error.name)} not found")
 
 
 def _incomplete_finetune(error: Any) -> Failure:
@@ -212,5 +212,6 @@ def binding_error_reply(error: Exception, request_id: str) -> Response:
     return json_reply(body, failure.status, {REQUEST_ID_HEADER: request_id, **failure.headers})
 
 
-def _printable(name: str) -> str:
+def printable(name: str) -> str:
+    """A name or path that a caller typed, fit for an error's message."""
     return "".join(character if character.isprintable() else "?" for character in name[:200])

@@ -35,6 +35,7 @@ async def info(context: Context, _: Request, __: bytes) -> Response:
             "model": about.name,
             "aliases": context.names[1:],
             "embedded": about.is_embedded,
+            "adapter": about.adapter,
             "device": about.device,
             "num_parameters": about.num_parameters,
             "num_bytes": about.num_bytes,

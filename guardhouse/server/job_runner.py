@@ -119,21 +119,20 @@ class JobRunner:
             await asyncio.to_thread(store.release, list(running.values()))
 
     async def _step(self, store: JobStore, running: dict[asyncio.Task[Outcome], Item]) -> None:
-        """Claim what there is room for; wait for a result or for more work; record all results there are."""
+        """Record all results there are and claim what there is room for; then wait for a result or for more work."""
         self._wake.clear()
-        if room := MAX_ITEMS_AT_ONCE - len(running):
-            for item in await asyncio.to_thread(store.claim, room):
-                running[asyncio.create_task(self._answer(item))] = item
-        woken = asyncio.create_task(self._wake.wait())
-        try:
-            done, _ = await asyncio.wait({woken, *running}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            woken.cancel()
-        finished = [task for task in running if task in done]
-        if finished:
-            await asyncio.to_thread(store.record, [task.result() for task in finished])
+        finished = [task for task in running if task.done()]
+        room = MAX_ITEMS_AT_ONCE - len(running) + len(finished)
+        items = await asyncio.to_thread(store.exchange, [task.result() for task in finished], room)
         for task in finished:
             del running[task]
+        for item in items:
+            running[asyncio.create_task(self._answer(item))] = item
+        woken = asyncio.create_task(self._wake.wait())
+        try:
+            await asyncio.wait({woken, *running}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            woken.cancel()
 
     async def _answer(self, item: Item) -> Outcome:
         handler = self._handlers.get(item.kind)

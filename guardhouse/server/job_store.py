@@ -26,7 +26,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -89,14 +89,14 @@ class JobStore:
 
     def find(self, job_id: str) -> Job | None:
         """The job, or None where there is none of that id or its retention is over."""
-        with self._transaction() as db:
+        with self._reading() as db:
             row = db.execute("SELECT * FROM jobs WHERE id = ?", (job_id,)).fetchone()
         job = None if row is None else self._job(row)
         return None if job is None or (job.expires_at or float("inf")) <= self._clock() else job
 
     def newest(self, kind: str, limit: int, after: str | None = None) -> list[Job]:
         """The newest jobs of a kind, newest first; those older than the job `after`, if it is given."""
-        with self._transaction() as db:
+        with self._reading() as db:
             rows = db.execute(
                 "SELECT * FROM jobs WHERE kind = ? AND number < COALESCE((SELECT number FROM jobs WHERE id = ?), 1 << 62)"
                 " AND COALESCE(finished_at, 1e18) > ? ORDER BY number DESC LIMIT ?",
@@ -106,7 +106,7 @@ class JobStore:
 
     def results(self, job_id: str, first: int = 0, limit: int = -1) -> list[ItemResult]:
         """Answers recorded so far, from position `first` on, by position. `limit` -1: all."""
-        with self._transaction() as db:
+        with self._reading() as db:
             rows = db.execute(
                 "SELECT position, reference, is_success, result FROM items"
                 " WHERE job = (SELECT number FROM jobs WHERE id = ?) AND position >= ? AND result IS NOT NULL"
@@ -147,23 +147,22 @@ class JobStore:
 
         While an item waits that several processes have died with, nothing else is claimed: it is to run alone.
         """
-        assert self._lock_file is not None, "only the runner claims"
-        with self._transaction() as db:
-            if db.execute(SUSPECT).fetchone() is not None:
-                is_busy = db.execute("SELECT 1 FROM items WHERE is_claimed LIMIT 1").fetchone() is not None
-                found = [] if is_busy else [self._claim_one(db, SUSPECT, ())]
-            else:
-                found = [self._claim_one(db, NEXT_BY_TURNS, (self._last_job,) * 2) for _ in range(limit)]
-        return [item for item in found if item is not None]
+        return self.exchange((), limit)
 
     def record(self, outcomes: Sequence[Outcome]) -> None:
         """Record results and delete their requests, in one commit. Those of jobs that were given up are dropped."""
+        self.exchange(outcomes, 0)
+
+    def exchange(self, outcomes: Sequence[Outcome], limit: int) -> list[Item]:
+        """`record`, then `claim`, with one commit and so one flush of the disk."""
         has_ended = False
         with self._transaction() as db:
             for outcome in outcomes:
                 has_ended |= self._record(db, outcome)
+            items = self._claim(db, limit) if limit else []
         if has_ended:
             self._shrink_files()
+        return items
 
     def release(self, items: Sequence[Item]) -> None:
         """Take claims back, as of items whose run was broken off in good order: they count as never tried."""
@@ -175,7 +174,7 @@ class JobStore:
 
     def hopeless(self) -> list[Item]:
         """Items that are never claimed again, because MAX_ATTEMPTS processes died with them. They lack a result."""
-        with self._transaction() as db:
+        with self._reading() as db:
             return [Item(*row) for row in db.execute(HOPELESS).fetchall()]
 
     def tidy(self) -> None:
@@ -194,16 +193,33 @@ class JobStore:
                 os.close(self._lock_file)
                 self._lock_file = None
 
+    def _transaction(self) -> AbstractContextManager[sqlite3.Connection]:
+        """All or nothing, and on disk when it ends."""
+        return self._between("BEGIN IMMEDIATE")
+
+    def _reading(self) -> AbstractContextManager[sqlite3.Connection]:
+        """One moment's state. Waits for no writer, not even for another process's."""
+        return self._between("BEGIN")
+
     @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
+    def _between(self, begin: str) -> Iterator[sqlite3.Connection]:
         with self._lock:
-            self._db.execute("BEGIN IMMEDIATE")
+            self._db.execute(begin)
             try:
                 yield self._db
             except BaseException:
                 self._db.execute("ROLLBACK")
                 raise
             self._db.execute("COMMIT")
+
+    def _claim(self, db: sqlite3.Connection, limit: int) -> list[Item]:
+        assert self._lock_file is not None, "only the runner claims"
+        if db.execute(SUSPECT).fetchone() is not None:
+            is_busy = db.execute("SELECT 1 FROM items WHERE is_claimed LIMIT 1").fetchone() is not None
+            found = [] if is_busy else [self._claim_one(db, SUSPECT, ())]
+        else:
+            found = [self._claim_one(db, NEXT_BY_TURNS, (self._last_job,) * 2) for _ in range(limit)]
+        return [item for item in found if item is not None]
 
     def _claim_one(self, db: sqlite3.Connection, query: str, parameters: tuple[int, ...]) -> Item | None:
         row = db.execute(query, parameters).fetchone()

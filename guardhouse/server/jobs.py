@@ -15,6 +15,7 @@ refuses the whole; responses come ordered by `id`; an item's `result` holds the 
 have it, and once more under `result`, as those for text models do.
 """
 
+import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -78,7 +79,7 @@ async def submit_or_poll(
 ) -> QueuedJob | BatchResult:
     """`check` raises InputError for an input that could not be answered. Raises UnknownJob, InputError or QueueFull."""
     if isinstance(inputs, dict) and isinstance(inputs.get("requests"), list):
-        items = _items(model, inputs["requests"], check)
+        items = await asyncio.to_thread(_items, model, inputs["requests"], check)  # there may be very many
         job = await jobs.submit(KIND, items, model.encode())
         return QueuedJob("queued", job.id, model)
     if isinstance(inputs, dict) and isinstance(inputs.get("request_id"), str):
@@ -87,14 +88,15 @@ async def submit_or_poll(
 
 
 async def _poll(jobs: JobRunner, request_id: str) -> QueuedJob | BatchResult:
-    job, results = await jobs.ask(lambda store: (store.find(request_id), store.results(request_id)))
+    job = await jobs.ask(lambda store: store.find(request_id))
     if job is None or job.kind != KIND:
         raise UnknownJob
     if job.finished_at is None:
         return QueuedJob("queued" if job.state == "queued" else "running", job.id, job.details.decode())
+    results = await jobs.ask(lambda store: store.results(request_id))
     if len(results) < job.num_done:  # they expired while they were read
         raise UnknownJob
-    return _finished(results)
+    return await asyncio.to_thread(_finished, results)
 
 
 def _items(model: str, requests: list[Any], check: Callable[[object], object]) -> list[NewItem]:

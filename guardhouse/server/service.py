@@ -84,6 +84,7 @@ class ModelService:
     def _load(self) -> None:
         try:
             guard = self._load_guard(self._report)
+            guard.prepare_grammars()
         except GuardhouseError as error:
             self._failure = str(error)
             return

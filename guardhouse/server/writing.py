@@ -64,7 +64,7 @@ class Written:
     verdict: Verdict | None = None
 
 
-async def write(context: Context, writing: Writing, on_piece: Callable[[Piece], None], index: int = 0) -> Written:
+async def write(context: Context, writing: Writing, index: int, on_piece: Callable[[Piece], None]) -> Written:
     """Answer choice number `index` of a question. `on_piece` gets the text in pieces, on any thread."""
     if writing.is_judgement:
         verdict = await _judged(context, writing, index)
@@ -77,13 +77,13 @@ async def write(context: Context, writing: Writing, on_piece: Callable[[Piece], 
             num_cached_tokens=verdict.num_cached_tokens,
             verdict=verdict,
         )
-    if writing.tools:
+    if isinstance(writing.prompt, str):
+        return _written(await _generated(context, writing, on_piece, index), None)
+    if writing.schema or writing.tools:  # the verdict comes first, so that what is filled in can rest on it
         verdict = await _judged(context, writing, index)
-        lead = call_lead(verdict.text, writing.tools)
+        lead = call_lead(verdict.text, writing.tools) if writing.tools else f"{verdict.text}\n"
         return _written(await _generated(context, writing, on_piece, index, lead), verdict)
     generation = await _generated(context, writing, on_piece, index)
-    if isinstance(writing.prompt, str):
-        return _written(generation, None)
     return _written(generation, await _judged(context, writing, index))  # cheap: the prompt is in the cache
 
 
@@ -123,13 +123,13 @@ async def _compiled(context: Context, schema: Mapping[str, Any] | None) -> Gramm
 
 
 def _written(generation: Generation, verdict: Verdict | None) -> Written:
-    reason = generation.finish_reason if generation.meets_grammar else "length"
+    """The prompt is the caller's: what was put between it and the text is not counted."""
     return Written(
-        generation.text,
-        reason,
-        generation.num_prompt_tokens,
-        generation.num_completion_tokens,
-        generation.num_cached_tokens,
-        generation.drawn,
-        verdict,
+        text=generation.text,
+        finish_reason=generation.finish_reason if generation.meets_grammar else "length",
+        num_prompt_tokens=generation.num_prompt_tokens if verdict is None else verdict.num_prompt_tokens,
+        num_completion_tokens=generation.num_completion_tokens,
+        num_cached_tokens=generation.num_cached_tokens if verdict is None else verdict.num_cached_tokens,
+        drawn=generation.drawn,
+        verdict=verdict,
     )

@@ -60,6 +60,20 @@ def test_a_prompt_of_the_callers_own_is_judged_under_the_adapter(guard: Guard, t
     assert tuned[0].submit_prompt(TEXTS[0]).result().score == tuned[0].check(TEXTS[0]).score
 
 
+def test_a_guard_can_be_loaded_under_an_adapter(guard: Guard, tuned: list[Guard], folder: Path) -> None:
+    settings = Settings(cache_dir=folder / "cache", threads=1, adapter=folder.parent / "adapter 1")
+    with Guard.load(folder, settings=settings) as loaded:
+        assert loaded.info.adapter == "adapter 1"
+        assert [loaded.check(text).score for text in TEXTS] == [tuned[0].check(text).score for text in TEXTS]
+        other = loaded.with_adapter(loaded.load_adapter(folder.parent / "adapter 2"))
+        assert other.check(TEXTS[0]).score == tuned[1].check(TEXTS[0]).score
+
+
+def test_a_guard_is_not_loaded_under_a_broken_adapter(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(AdapterError, match=r"adapter_config\.json"):
+        Guard.load(folder, settings=Settings(cache_dir=folder / "cache", adapter=tmp_path))
+
+
 def test_a_broken_adapter_is_refused(guard: Guard, folder: Path, tmp_path: Path) -> None:
     write_adapter(tmp_path, folder, rank=65)
     with pytest.raises(AdapterError, match="rank"):

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import OpenAI from "openai";
+import OpenAI, { toFile } from "openai";
 
 import { BASE, HARMFUL, HARMLESS, MODEL, UNSAFE } from "./server.mjs";
 
@@ -63,4 +63,27 @@ test("errors are the SDK's own classes, before a stream begins, too", async () =
   const empty = [{ role: "user", content: "" }];
   await assert.rejects(client.chat.completions.create({ model: MODEL, messages: empty, stream: true }), OpenAI.BadRequestError);
   await assert.rejects(client.moderations.create({ input: "a", model: "gpt-4o" }), { code: "model_not_found" });
+});
+
+test("a batch: upload, wait, read", async () => {
+  const row = (id, input) => JSON.stringify({ custom_id: id, method: "POST", url: "/v1/moderations", body: { input } });
+  const file = await toFile(Buffer.from(`${row("good", HARMLESS)}\n${row("bad", HARMFUL)}\n${row("none", "")}\n`), "rows.jsonl");
+  const { id } = await client.files.create({ file, purpose: "batch" });
+  let batch = await client.batches.create({ input_file_id: id, endpoint: "/v1/moderations", completion_window: "24h" });
+  while (batch.status === "in_progress") {
+    await new Promise((resolve) => setTimeout(resolve, 50));
+    batch = await client.batches.retrieve(batch.id);
+  }
+  assert.equal(batch.status, "completed");
+  assert.deepEqual(batch.request_counts, { total: 3, completed: 2, failed: 1 });
+  const lines = async (name) => (await (await client.files.content(name)).text()).trim().split("\n").map((line) => JSON.parse(line));
+  const flagged = Object.fromEntries(
+    (await lines(batch.output_file_id)).map((line) => [line.custom_id, line.response.body.results[0].flagged]),
+  );
+  assert.deepEqual(flagged, { good: false, bad: true });
+  const [failed] = await lines(batch.error_file_id);
+  assert.equal(failed.custom_id, "none");
+  assert.equal(failed.response.status_code, 400);
+  await client.files.delete(id);
+  await assert.rejects(client.files.retrieve(id), OpenAI.NotFoundError);
 });

@@ -11,7 +11,7 @@ import pytest
 import requests
 from served import Served, served, wait_for, write_guard_checkpoint
 
-from guardhouse.errors import InputError
+from guardhouse.errors import InputError, QueueFull
 from guardhouse.server.openai.batches import MAX_REQUESTS, read_lines
 from guardhouse.server.openai.file_store import FileStore
 
@@ -176,6 +176,15 @@ def test_files_expire_and_can_be_read_by_their_owner_alone(tmp_path: Path) -> No
     assert sorted(path.name for path in (tmp_path / "files").iterdir()) == [kept.id, f"{kept.id}.json"]
     assert store.delete(kept.id)
     assert not store.delete(kept.id)
+
+
+def test_files_have_room_together_up_to_a_limit(tmp_path: Path) -> None:
+    store = FileStore(tmp_path / "files", 60, max_bytes=10)
+    first = store.add(io.BytesIO(b"a" * 6), "a", "batch")
+    with pytest.raises(QueueFull):
+        store.add(io.BytesIO(b"b" * 6), "b", "batch")
+    store.delete(first.id)
+    assert store.add(io.BytesIO(b"b" * 6), "b", "batch").num_bytes == 6
 
 
 def test_too_many_requests_are_refused() -> None:

@@ -13,6 +13,7 @@ import requests
 from adapters import write_adapter
 from served import ALIAS, RUN, Served, served, write_guard_checkpoint
 
+from guardhouse import Client
 from guardhouse.server.finetune_store import FinetuneStore
 
 FINETUNES = "/client/v4/accounts/local/ai/finetunes"
@@ -316,6 +317,8 @@ def test_openais_routes_and_check_judge_under_a_finetune_too(server: Served, ada
         assert server.post({"text": CAKE, "lora": lora}, path="/v1/check").json()["score"] == expected
         chat = server.post({"messages": messages, "lora": lora}, path="/v1/chat/completions").json()
         assert chat["verdict"]["score"] == expected
+    with Client(server.url) as client:
+        assert client.check(CAKE, lora="for-v1").score == tuned
     unknown = server.post({"text": CAKE, "lora": "nobody"}, path="/v1/check")
     assert unknown.status_code >= 400
     assert unknown.json()["error"]["message"]

@@ -325,3 +325,13 @@ class StoreUnderFire(RuleBasedStateMachine):
 
 TestStoreUnderFire = StoreUnderFire.TestCase
 TestStoreUnderFire.settings = settings(max_examples=15, stateful_step_count=25, deadline=None)  # real disk writes
+
+
+def test_reading_waits_for_no_other_process(path: Path) -> None:
+    store = runner(path)
+    job = store.submit("echo", requests(1))
+    with sqlite3.connect(path, isolation_level=None) as other:
+        other.execute("BEGIN IMMEDIATE")
+        assert store.find(job.id) == job
+        assert store.results(job.id) == []
+        other.execute("ROLLBACK")

@@ -171,6 +171,13 @@ def test_another_route_is_refused(server: Served, path: str) -> None:
     assert_refused(server.post({}, path=path), 400, 7000, "No route for that URI")
 
 
+@pytest.mark.parametrize("account", ["", "a b", "%3Cscript%3E", "x" * 65, "é"])
+def test_what_cannot_be_an_account_is_refused(server: Served, account: str) -> None:
+    response = server.post({"prompt": "a"}, path=RUN.replace("local", account))
+    assert_refused(response, 404, 7003, "Could not route to /client/v4/accounts/")
+    assert "perhaps your object identifier is invalid?" in response.text
+
+
 def test_more_tokens_than_the_window_are_refused_when_generating(server: Served) -> None:
     body = {"prompt": "a", "raw": True, "max_tokens": 10**30}
     assert_refused(server.post(body), 413, 5021, "exceeded this model context window limit (4096).")

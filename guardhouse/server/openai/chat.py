@@ -127,11 +127,7 @@ def verdict_object(verdict: Verdict) -> str:
 def _sources(context: Context, asked: ChatRequest) -> list[Source]:
     """One per choice."""
     writing = read_writing(asked)
-    return [partial(_write, context, writing, index) for index in range(asked.n or 1)]
-
-
-async def _write(context: Context, writing: Writing, index: int, on_piece: Any) -> Written:
-    return await write(context, writing, on_piece, index)
+    return [partial(write, context, writing, index) for index in range(asked.n or 1)]
 
 
 def read_writing(asked: ChatRequest) -> Writing:

@@ -68,11 +68,7 @@ def _sources(context: Context, asked: CompletionRequest) -> list[Source]:
         raise InputError(f"'prompt' must be 1 to {MAX_TEXTS} texts, none of them empty")
     sampling = sampling_of(asked, asked.max_tokens)
     writings = [Writing(prompt, sampling, asked.stops, asked.logprobs) for prompt in prompts]
-    return [partial(_write, context, writing, index) for writing in writings for index in range(asked.n or 1)]
-
-
-async def _write(context: Context, writing: Writing, index: int, on_piece: Any) -> Written:
-    return await write(context, writing, on_piece, index)
+    return [partial(write, context, writing, index) for writing in writings for index in range(asked.n or 1)]
 
 
 def _choice(

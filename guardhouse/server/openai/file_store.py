@@ -20,6 +20,9 @@ from typing import BinaryIO
 
 import msgspec
 
+from guardhouse.errors import QueueFull
+
+RETRY_AFTER_S = 60  # told to a caller whose file does not fit any more
 FILE_ID = re.compile(r"file-[0-9a-f]{32}")
 
 
@@ -37,16 +40,23 @@ class StoredFile(msgspec.Struct, frozen=True, kw_only=True):
 class FileStore:
     """Every method may wait for the disk, so none belongs on an event loop. Safe beside other processes."""
 
-    def __init__(self, folder: Path, retention_s: float, clock: Callable[[], float] = time.time) -> None:
-        """The folder is made with the first file."""
+    def __init__(
+        self, folder: Path, retention_s: float, max_bytes: int = 1 << 30, clock: Callable[[], float] = time.time
+    ) -> None:
+        """The folder is made with the first file. `max_bytes`: of all files together."""
         self._folder = folder
         self._retention_s = retention_s
+        self._max_bytes = max_bytes
         self._clock = clock
 
     def add(self, source: BinaryIO, filename: str, purpose: str, lifetime_s: float | None = None) -> StoredFile:
-        """Store the rest of `source`. Once this returns, the file survives a restart."""
+        """Store the whole of `source`. Once this returns, the file survives a restart. Raises QueueFull without room."""
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.tidy()
+        num_new = source.seek(0, os.SEEK_END)
+        if sum(one.num_bytes for one in self.all()) + num_new > self._max_bytes:
+            raise QueueFull(RETRY_AFTER_S)
+        source.seek(0)
         now = self._clock()
         file_id = f"file-{uuid.uuid4().hex}"
         with self._create(file_id) as target:
