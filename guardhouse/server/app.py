@@ -21,20 +21,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from guardhouse.config import Settings
 from guardhouse.engine.engine import EngineStats
-from guardhouse.server import jobs as batches
-from guardhouse.server.adapter_pool import AdapterPool
+from guardhouse.server.adapters.pool import AdapterPool
+from guardhouse.server.adapters.store import FinetuneStore
 from guardhouse.server.auth import KeyRing, presented_key, refuse_open_server
-from guardhouse.server.binding import BindingRoutes
-from guardhouse.server.catalogue import CatalogueRoutes
 from guardhouse.server.context import Handlers
 from guardhouse.server.dialect import edge_reply
 from guardhouse.server.errors import printable
-from guardhouse.server.finetune_store import FinetuneStore
-from guardhouse.server.finetunes import FinetuneRoutes
-from guardhouse.server.inference import Inference
 from guardhouse.server.info import installed_version
-from guardhouse.server.job_runner import JobRunner
-from guardhouse.server.job_store import JobStore
+from guardhouse.server.jobs.runner import JobRunner
+from guardhouse.server.jobs.store import JobStore
 from guardhouse.server.metrics import Metrics
 from guardhouse.server.openai import batch_results
 from guardhouse.server.openai.batches import answer_stored
@@ -44,8 +39,13 @@ from guardhouse.server.playground import ASSET_PREFIX, PAGE_PATHS, Playground
 from guardhouse.server.reply import REQUEST_ID_HEADER, json_reply
 from guardhouse.server.routes import call_endpoints
 from guardhouse.server.service import GuardLoader, ModelService
-from guardhouse.server.unwrap import Unwrap
-from guardhouse.server.workers_ai import RunRoute
+from guardhouse.server.workers_ai import batch
+from guardhouse.server.workers_ai.binding import BindingRoutes
+from guardhouse.server.workers_ai.catalogue import CatalogueRoutes
+from guardhouse.server.workers_ai.finetunes import FinetuneRoutes
+from guardhouse.server.workers_ai.inference import Inference
+from guardhouse.server.workers_ai.run import RunRoute
+from guardhouse.server.workers_ai.unwrap import Unwrap
 
 JOBS_FILE, FILES_FOLDER, FINETUNES_FOLDER = "jobs.sqlite3", "files", "finetunes"  # in the data folder
 PUBLIC_PATHS = frozenset({"/health", *PAGE_PATHS})  # what asks people for a key must open without one
@@ -81,7 +81,7 @@ def build_app(service: ModelService, settings: Settings, when_settled: Callable[
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         service.start(when_settled)
-        await jobs.start({batches.KIND: inference.run_stored, batch_results.KIND: partial(answer_stored, handlers)})
+        await jobs.start({batch.KIND: inference.run_stored, batch_results.KIND: partial(answer_stored, handlers)})
         yield
         await jobs.close()
         service.close()

@@ -20,7 +20,7 @@ from guardhouse.config import Settings
 from guardhouse.errors import InputError, UnknownModel
 from guardhouse.guard.guard import Guard
 from guardhouse.guard.verdict import Verdict
-from guardhouse.server.adapter_pool import AdapterPool
+from guardhouse.server.adapters.pool import AdapterPool
 from guardhouse.server.dialect import error_reply_for
 from guardhouse.server.errors import reply_or_error
 from guardhouse.server.metrics import Metrics

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
-from guardhouse.server import litellm, scoring
-from guardhouse.server.check import CheckRequest, FullVerdict, check
 from guardhouse.server.context import Handler, Handlers
 from guardhouse.server.info import info, version_only
-from guardhouse.server.job_runner import JobRunner
+from guardhouse.server.jobs.runner import JobRunner
+from guardhouse.server.judging import litellm, scoring
+from guardhouse.server.judging.check import CheckRequest, FullVerdict, check
+from guardhouse.server.judging.render import RenderReply, RenderRequest, render
 from guardhouse.server.openai.batch_results import BatchResults
 from guardhouse.server.openai.batches import Batches, BatchRequest
 from guardhouse.server.openai.chat import ChatRequest, chat_completions
@@ -22,7 +23,6 @@ from guardhouse.server.openai.files import PURPOSES, Files
 from guardhouse.server.openai.models import get_model, list_models
 from guardhouse.server.openai.moderations import ModerationReply, ModerationRequest, moderations
 from guardhouse.server.openapi import Endpoint, OpenAIErrorBody
-from guardhouse.server.render import RenderReply, RenderRequest, render
 
 Method = Literal["GET", "POST", "DELETE"]
 ACCOUNT_PREFIX = "/client/v4/accounts/{account}/ai"  # where Workers AI has OpenAI's routes, too

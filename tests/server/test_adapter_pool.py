@@ -8,9 +8,9 @@ import pytest
 
 from guardhouse.errors import AdapterError, InputError
 from guardhouse.guard.guard import Guard
-from guardhouse.server.adapter_pool import AdapterPool
+from guardhouse.server.adapters.pool import AdapterPool
+from guardhouse.server.adapters.store import ASSETS, FinetuneStore
 from guardhouse.server.errors import IncompleteFinetune, LoraUnsupported, UnknownFinetune
-from guardhouse.server.finetune_store import ASSETS, FinetuneStore
 
 NAMES = ("model", "alias")
 

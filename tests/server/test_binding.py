@@ -12,7 +12,7 @@ import requests
 from served import ALIAS, Served, served, wait_for, write_guard_checkpoint
 from starlette.datastructures import Headers
 
-from guardhouse.server.unwrap import unwrapped
+from guardhouse.server.workers_ai.unwrap import unwrapped
 
 INPUTS = {"messages": [{"role": "user", "content": "how to make a cake"}]}
 RUN = "/run?version=3"

@@ -8,7 +8,7 @@ import requests
 from served import ALIAS, Served
 
 from guardhouse.guard.guard import GuardInfo
-from guardhouse.server.catalogue import describe_model
+from guardhouse.server.workers_ai.catalogue import describe_model
 
 ACCOUNT = "/client/v4/accounts/local/ai"
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from served import Served
 from wire import events
 
-from guardhouse.server.schema import GENERATION_PROPERTIES
+from guardhouse.server.workers_ai.schema import GENERATION_PROPERTIES
 
 MANY = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 TEXT = st.text(st.characters(codec="utf-8"), max_size=40)

@@ -14,7 +14,7 @@ from adapters import write_adapter
 from served import ALIAS, RUN, Served, served, write_guard_checkpoint
 
 from guardhouse import Client
-from guardhouse.server.finetune_store import FinetuneStore
+from guardhouse.server.adapters.store import FinetuneStore
 
 FINETUNES = "/client/v4/accounts/local/ai/finetunes"
 ASSETS = ("adapter_config.json", "adapter_model.safetensors")

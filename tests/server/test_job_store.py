@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from guardhouse.errors import ConfigError, QueueFull
-from guardhouse.server.job import Item, NewItem, Outcome
-from guardhouse.server.job_store import JobStore
-from guardhouse.server.job_tables import MAX_ATTEMPTS, SUSPECT_ATTEMPTS
+from guardhouse.server.jobs.job import Item, NewItem, Outcome
+from guardhouse.server.jobs.store import JobStore
+from guardhouse.server.jobs.tables import MAX_ATTEMPTS, SUSPECT_ATTEMPTS
 
 DAY_S = 86400.0
 SECRET = b"what somebody wrote and nobody else may read"
@@ -240,7 +240,7 @@ def test_a_file_that_is_no_store_is_refused_by_name(path: Path, content: bytes) 
 def test_claiming_looks_items_up_instead_of_reading_all_of_them(path: Path) -> None:
     store = runner(path)
     store.submit("echo", requests(1))
-    from guardhouse.server import job_tables  # noqa: PLC0415
+    from guardhouse.server.jobs import tables as job_tables  # noqa: PLC0415
 
     with sqlite3.connect(path) as db:
         for query, parameters in (

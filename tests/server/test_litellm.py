@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from served import Served
 
-from guardhouse.server.litellm import PATH
+from guardhouse.server.judging.litellm import PATH
 
 FLAG = {"threshold": 0}
 PASS = {"threshold": 1}

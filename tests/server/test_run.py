@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from served import RUN, Served
 from wire import USER, UUID, assert_refused, events
 
-from guardhouse.server.schema import RUN_INPUT_SCHEMA
 from guardhouse.server.transport import MAX_BODY
+from guardhouse.server.workers_ai.schema import RUN_INPUT_SCHEMA
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from guardhouse.errors import InputError
-from guardhouse.server.schema import RUN_INPUT_SCHEMA
 from guardhouse.server.validate import decode_json, validate
+from guardhouse.server.workers_ai.schema import RUN_INPUT_SCHEMA
 
 NO_PROMPT = "required properties at '/' are 'prompt'"
 NO_MESSAGES = "required properties at '/' are 'messages'"

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from guardhouse.errors import InputError
-from guardhouse.server.schema import RUN_INPUT_SCHEMA
 from guardhouse.server.validate import validate
+from guardhouse.server.workers_ai.schema import RUN_INPUT_SCHEMA
 
 FOLDER = Path(__file__).resolve().parents[1] / "node"
 NUM_BODIES = 5000

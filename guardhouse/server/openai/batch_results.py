@@ -16,9 +16,9 @@ import msgspec
 
 from guardhouse.server.dialect import failure_object
 from guardhouse.server.errors import Failure
-from guardhouse.server.job import ItemResult, Job
-from guardhouse.server.job_runner import FailedItem, JobRunner
-from guardhouse.server.job_store import JobStore
+from guardhouse.server.jobs.job import ItemResult, Job
+from guardhouse.server.jobs.runner import FailedItem, JobRunner
+from guardhouse.server.jobs.store import JobStore
 
 KIND = "openai-batch"
 PREFIX = "batch_"

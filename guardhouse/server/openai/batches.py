@@ -1,7 +1,7 @@
 """/v1/batches: many requests in one file, answered in the background, as OpenAI's SDKs ask for them.
 
 Knows: the input file's lines, OpenAI's batch object, which endpoints a batch may use.
-Never knows: how jobs are kept and run (job_runner.py).
+Never knows: how jobs are kept and run (jobs/runner.py).
 
 The whole file is read when the batch is made: a line that is no request, or a `custom_id` that comes twice, refuses it at
 once and by number. (OpenAI answers first and fails the batch later.) From then on the batch needs the file no more, and
@@ -21,9 +21,8 @@ from starlette.responses import Response
 from guardhouse.errors import InputError
 from guardhouse.server.context import Context, Handlers, convert, decode_body
 from guardhouse.server.errors import UnknownJob
-from guardhouse.server.inference import STORED_TIMEOUT_S
-from guardhouse.server.job import NewItem
-from guardhouse.server.job_runner import JobRunner
+from guardhouse.server.jobs.job import NewItem
+from guardhouse.server.jobs.runner import JobRunner
 from guardhouse.server.openai.batch_results import KIND, PREFIX, BatchDetails, BatchResults, batch_object
 from guardhouse.server.openai.chat import ChatRequest, complete_chat
 from guardhouse.server.openai.completions import CompletionRequest, complete_text
@@ -32,6 +31,7 @@ from guardhouse.server.openai.files import UnknownFile
 from guardhouse.server.openai.moderations import ModerationRequest, moderate
 from guardhouse.server.openai.paging import page, read_limit
 from guardhouse.server.validate import decode_json
+from guardhouse.server.workers_ai.inference import STORED_TIMEOUT_S
 
 MAX_REQUESTS = 50_000  # as OpenAI's
 MAX_LINE = 10 * 1024 * 1024  # bytes

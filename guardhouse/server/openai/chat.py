@@ -30,7 +30,7 @@ from guardhouse.server.context import Context, decode_body
 from guardhouse.server.openai.completion_options import CompletionOptions, sampling_of, usage_of
 from guardhouse.server.openai.logprobs import chat_logprobs
 from guardhouse.server.openai.streaming import Source, event_stream, write_all, write_steps
-from guardhouse.server.writing import Writing, Written, write
+from guardhouse.server.openai.writing import Writing, Written, write
 
 REFUSED = Meta(description="refused")
 INSTRUCTION_ROLES = {"developer": "system", "function": "tool"}  # newer and older names of OpenAI's

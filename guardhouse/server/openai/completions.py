@@ -23,7 +23,7 @@ from guardhouse.server.context import Context, decode_body
 from guardhouse.server.openai.completion_options import CompletionOptions, sampling_of, usage_of
 from guardhouse.server.openai.logprobs import completion_logprobs
 from guardhouse.server.openai.streaming import Source, event_stream, write_all, write_steps
-from guardhouse.server.writing import Writing, Written, write
+from guardhouse.server.openai.writing import Writing, Written, write
 
 MAX_TEXTS = 64  # prompts times choices
 

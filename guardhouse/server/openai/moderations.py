@@ -19,7 +19,7 @@ from guardhouse.errors import InputError
 from guardhouse.guard.policy import Policy
 from guardhouse.guard.verdict import Verdict
 from guardhouse.server.context import Context, Lora, decode_body
-from guardhouse.server.judge import PolicyText, Question, Threshold, judge_all, parse_policy, text_question
+from guardhouse.server.judging.judge import PolicyText, Question, Threshold, judge_all, parse_policy, text_question
 from guardhouse.server.openai.categories import OPENAI_CATEGORIES, counterparts
 
 # Names that OpenAI's clients send without being told to. They mean whatever guard runs here.

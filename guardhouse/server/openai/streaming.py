@@ -18,8 +18,8 @@ from guardhouse.server import sse
 from guardhouse.server.context import Context
 from guardhouse.server.dialect import error_object
 from guardhouse.server.errors import describe
+from guardhouse.server.openai.writing import Written
 from guardhouse.server.transport import EventStream
-from guardhouse.server.writing import Written
 
 OnPiece = Callable[[Piece], None]
 Source = Callable[[OnPiece], Awaitable[Written]]  # writes one choice

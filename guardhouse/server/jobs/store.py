@@ -31,8 +31,8 @@ from pathlib import Path
 from typing import Any
 
 from guardhouse.errors import QueueFull
-from guardhouse.server.job import Item, ItemResult, Job, NewItem, Outcome, State
-from guardhouse.server.job_tables import HOPELESS, NEXT_BY_TURNS, SUSPECT, open_database
+from guardhouse.server.jobs.job import Item, ItemResult, Job, NewItem, Outcome, State
+from guardhouse.server.jobs.tables import HOPELESS, NEXT_BY_TURNS, SUSPECT, open_database
 
 RETRY_AFTER_S = 60  # told to a caller whose job does not fit any more
 

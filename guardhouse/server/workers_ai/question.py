@@ -17,8 +17,8 @@ from guardhouse.errors import DeadlineExceeded, InputError
 from guardhouse.guard.generating import Generation, OnPiece, Piece
 from guardhouse.guard.guard import Guard
 from guardhouse.guard.verdict import Verdict
-from guardhouse.server.schema import RunInput, RunOutput, Usage
 from guardhouse.server.submission import result_of
+from guardhouse.server.workers_ai.schema import RunInput, RunOutput, Usage
 
 MIN_TEMPERATURE = 1e-3  # below, logits divided by it overflow or leave one token anyway: greedy
 MIN_TOP_P = 1e-6  # 0 is legal on the wire: the likeliest token stays

@@ -23,8 +23,8 @@ from guardhouse.guard.generating import Generation, Piece
 from guardhouse.guard.tools import CallStream, Tool, ToolCall, call_lead, call_schema, parse_call
 from guardhouse.guard.verdict import Verdict
 from guardhouse.server.errors import StreamedSchema
-from guardhouse.server.question import Answer, Delta, Emit, Question, usage_of
-from guardhouse.server.schema import RunInput, RunOutput
+from guardhouse.server.workers_ai.question import Answer, Delta, Emit, Question, usage_of
+from guardhouse.server.workers_ai.schema import RunInput, RunOutput
 
 ANY_OBJECT = {"type": "object"}
 

@@ -8,13 +8,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from guardhouse.server.errors import error_reply, reply_or_error
-from guardhouse.server.inference import Call, Inference
-from guardhouse.server.jobs import QueuedJob
 from guardhouse.server.openapi import Endpoint
 from guardhouse.server.reply import success_reply
-from guardhouse.server.schema import RUN_INPUT_SCHEMA, RunOutput
 from guardhouse.server.transport import read_body
 from guardhouse.server.validate import decode_json
+from guardhouse.server.workers_ai.batch import QueuedJob
+from guardhouse.server.workers_ai.inference import Call, Inference
+from guardhouse.server.workers_ai.schema import RUN_INPUT_SCHEMA, RunOutput
 
 PATHS = (
     "/client/v4/accounts/{account}/ai/run/{model:path}",

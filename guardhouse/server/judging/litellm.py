@@ -27,7 +27,7 @@ from guardhouse.guard.conversation import Conversation, parse_messages
 from guardhouse.guard.policy import Policy
 from guardhouse.guard.verdict import Verdict
 from guardhouse.server.context import Context, decode_body
-from guardhouse.server.judge import PolicyText, Question, Threshold, judge_all, parse_policy, text_question
+from guardhouse.server.judging.judge import PolicyText, Question, Threshold, judge_all, parse_policy, text_question
 
 PATH = "/beta/litellm_basic_guardrail_api"
 ROLES = {"user": "user", "assistant": "assistant", "tool": "tool", "function": "tool"}  # all others are instructions

@@ -27,7 +27,7 @@ from guardhouse.guard.verdict import Verdict, Window
 from guardhouse.server.context import Context, Lora, convert, decode_body
 from guardhouse.server.dialect import error_object
 from guardhouse.server.errors import describe
-from guardhouse.server.judge import (
+from guardhouse.server.judging.judge import (
     PolicyText,
     Question,
     Threshold,

@@ -26,7 +26,7 @@ from guardhouse.guard.guard import Guard
 from guardhouse.guard.labels import LogProbs
 from guardhouse.model.tokenizer import Tokenizer
 from guardhouse.server.context import Context, decode_body
-from guardhouse.server.judge import parse_policy
+from guardhouse.server.judging.judge import parse_policy
 from guardhouse.server.submission import off_loop
 
 MAX_ITEMS = 128  # all of them wait in the queue at once

@@ -12,9 +12,15 @@ after the verdict (structured.py).
 from guardhouse.errors import SchemaError
 from guardhouse.guard.guard import Guard
 from guardhouse.guard.tools import Tool, demanded, free_grammar, parse_call, parse_choice
-from guardhouse.server.question import Answer, Delta, Emit, Question, usage_of
-from guardhouse.server.schema import RunInput, RunOutput
-from guardhouse.server.structured import CallDeltas, answer_with_call, answer_with_json, answer_with_object, calls_of
+from guardhouse.server.workers_ai.question import Answer, Delta, Emit, Question, usage_of
+from guardhouse.server.workers_ai.schema import RunInput, RunOutput
+from guardhouse.server.workers_ai.structured import (
+    CallDeltas,
+    answer_with_call,
+    answer_with_json,
+    answer_with_object,
+    calls_of,
+)
 
 MIN_VERDICT_TOKENS = 16  # a smaller max_tokens may cut a verdict short: then it is a generation of that many tokens
 

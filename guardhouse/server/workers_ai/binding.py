@@ -17,13 +17,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from guardhouse.server.errors import DeprecatedSdk, MissingPart, binding_error_reply, describe, reply_or_error
-from guardhouse.server.inference import Call, Inference
-from guardhouse.server.jobs import QueuedJob
 from guardhouse.server.openapi import Endpoint
 from guardhouse.server.reply import REQUEST_ID_HEADER, BindingError, json_reply
-from guardhouse.server.schema import RUN_INPUT_SCHEMA, RunOutput
 from guardhouse.server.transport import read_body
 from guardhouse.server.validate import decode_json
+from guardhouse.server.workers_ai.batch import QueuedJob
+from guardhouse.server.workers_ai.inference import Call, Inference
+from guardhouse.server.workers_ai.schema import RUN_INPUT_SCHEMA, RunOutput
 
 MODEL_HEADER = "cf-consn-model-id"
 VERSIONS = ("2", "3")

@@ -16,18 +16,18 @@ from guardhouse.config import Settings
 from guardhouse.errors import UnknownModel
 from guardhouse.guard.guard import Guard
 from guardhouse.server import sse
-from guardhouse.server.adapter_pool import AdapterPool
-from guardhouse.server.answer import answer
+from guardhouse.server.adapters.pool import AdapterPool
 from guardhouse.server.errors import describe
-from guardhouse.server.job_runner import JobRunner
-from guardhouse.server.jobs import StoredInput, is_queued, submit_or_poll
+from guardhouse.server.jobs.runner import JobRunner
 from guardhouse.server.metrics import Metrics
-from guardhouse.server.question import Answer, Delta
 from guardhouse.server.reply import REQUEST_ID_HEADER
-from guardhouse.server.schema import RUN_INPUT_SCHEMA, RunInput
 from guardhouse.server.service import ModelService
 from guardhouse.server.transport import EventStream, while_connected
 from guardhouse.server.validate import validate
+from guardhouse.server.workers_ai.answer import answer
+from guardhouse.server.workers_ai.batch import StoredInput, is_queued, submit_or_poll
+from guardhouse.server.workers_ai.question import Answer, Delta
+from guardhouse.server.workers_ai.schema import RUN_INPUT_SCHEMA, RunInput
 
 STORED_TIMEOUT_S = 3600.0  # nobody waits for a stored input at the other end of a line
 

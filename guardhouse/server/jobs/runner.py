@@ -17,8 +17,8 @@ import msgspec
 
 from guardhouse.errors import EngineClosed, QueueFull
 from guardhouse.server.errors import ModelUnavailable, describe
-from guardhouse.server.job import Item, Job, NewItem, Outcome
-from guardhouse.server.job_store import JobStore
+from guardhouse.server.jobs.job import Item, Job, NewItem, Outcome
+from guardhouse.server.jobs.store import JobStore
 
 logger = logging.getLogger(__name__)
 

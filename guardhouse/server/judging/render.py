@@ -14,7 +14,7 @@ from starlette.responses import Response
 from guardhouse.guard.guard import Guard
 from guardhouse.guard.rendering import Rendering
 from guardhouse.server.context import Context, decode_body
-from guardhouse.server.judge import parse_policy
+from guardhouse.server.judging.judge import parse_policy
 
 
 class RenderRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -9,8 +9,8 @@ import asyncio
 from guardhouse.errors import InputError
 from guardhouse.guard.guard import Guard
 from guardhouse.model.lora import Adapter
+from guardhouse.server.adapters.store import Finetune, FinetuneStore
 from guardhouse.server.errors import LoraUnsupported
-from guardhouse.server.finetune_store import Finetune, FinetuneStore
 
 
 class AdapterPool:

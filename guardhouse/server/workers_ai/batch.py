@@ -1,7 +1,7 @@
 """Workers AI's asynchronous batches: submit many inputs, ask later for their results.
 
 Knows: the wire's shapes for submitting and polling.
-Never knows: how jobs are kept and run (job_runner.py), how an input is answered.
+Never knows: how jobs are kept and run (jobs/runner.py), how an input is answered.
 
     POST …/ai/run/{model}?queueRequest=true  {"requests": [{…, "external_reference"?}, …]}
         202  {"status": "queued", "request_id": "…", "model": "…"}
@@ -23,9 +23,9 @@ import msgspec
 
 from guardhouse.errors import InputError
 from guardhouse.server.errors import UnknownJob
-from guardhouse.server.job import ItemResult, NewItem
-from guardhouse.server.job_runner import FailedItem, JobRunner
-from guardhouse.server.schema import Usage
+from guardhouse.server.jobs.job import ItemResult, NewItem
+from guardhouse.server.jobs.runner import FailedItem, JobRunner
+from guardhouse.server.workers_ai.schema import Usage
 
 KIND = "workers-ai-run"
 MAX_REQUESTS = 50_000  # of one batch

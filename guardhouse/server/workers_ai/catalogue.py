@@ -25,8 +25,8 @@ from guardhouse.guard.guard import GuardInfo
 from guardhouse.server.errors import error_reply, reply_or_error
 from guardhouse.server.openapi import Endpoint
 from guardhouse.server.reply import success_reply
-from guardhouse.server.schema import RUN_INPUT_SCHEMA, RunOutput
 from guardhouse.server.service import ModelService
+from guardhouse.server.workers_ai.schema import RUN_INPUT_SCHEMA, RunOutput
 
 ACCOUNT = "/client/v4/accounts/{account}/ai"
 KNOWN_IDS = {"@hf/thebloke/llamaguard-7b-awq": "d9b7a55c-cefa-4208-8ab3-11497a2b046c"}  # as its page published it

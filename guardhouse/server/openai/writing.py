@@ -17,9 +17,9 @@ from guardhouse.engine.request import Drawn, SamplingParams
 from guardhouse.guard.generating import GenerateOptions, Generation, Piece
 from guardhouse.guard.tools import Tool, call_lead, call_schema
 from guardhouse.guard.verdict import Verdict
-from guardhouse.server.answer import MIN_VERDICT_TOKENS
 from guardhouse.server.context import Context
 from guardhouse.server.submission import result_of
+from guardhouse.server.workers_ai.answer import MIN_VERDICT_TOKENS
 
 Prompt = str | Sequence[Mapping[str, Any]]
 

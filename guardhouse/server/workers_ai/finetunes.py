@@ -19,16 +19,16 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from guardhouse.errors import InputError, UnknownModel
-from guardhouse.server.adapter_pool import AdapterPool
-from guardhouse.server.catalogue import ACCOUNT, read_query
+from guardhouse.server.adapters.pool import AdapterPool
+from guardhouse.server.adapters.store import ASSETS, Finetune
 from guardhouse.server.context import decode_body
 from guardhouse.server.errors import error_reply, reply_or_error
-from guardhouse.server.finetune_store import ASSETS, Finetune
 from guardhouse.server.forms import read_form
 from guardhouse.server.openapi import Endpoint
 from guardhouse.server.reply import success_reply
 from guardhouse.server.service import ModelService
 from guardhouse.server.transport import read_body
+from guardhouse.server.workers_ai.catalogue import ACCOUNT, read_query
 
 MAX_ASSET_BYTES = 500 * 10**6  # as the reference service's
 TAG = "Finetunes"

@@ -1,0 +1,1 @@
+"""LoRA adapters that callers uploaded: kept on disk, opened when asked for."""
