@@ -94,6 +94,6 @@ def transformers_verdict(folder: Path, head: NDArray[np.int32], num_new: int, th
                 ids = torch.randint(1, config.vocab_size, (1, num_new), generator=generator)
                 logits = model(ids, past_key_values=cache, logits_to_keep=4).logits
                 assert logits.isfinite().all()
-                cache.crop(len(head))
+                cache.crop(-num_new)
 
     return judge
