@@ -3,8 +3,8 @@
     python -m training.operating_point --data ../shared/data --model training/runs/v2
 
 The shares of safe and unsafe rows in training are nobody's traffic, so the plain 0.5 is arbitrary. The offset is chosen on
-held-out rows of the training sources, never on evaluation sets: the most recall over false positives on hard benign prompts
-that leaves at most `MAX_EVERYDAY` false positives on everyday ones. It is put into one row of the embedding table: a Llama
+held-out rows of the training sources, never on evaluation sets: the most recall that leaves at most `MAX_EVERYDAY` false
+positives on everyday prompts. It is put into one row of the embedding table: a Llama
 has no biases, but its last hidden states have a direction along which they are all alike.
 
 Knows: the checkpoint's tensors, held-out rows.
@@ -32,7 +32,10 @@ from training.scoring import verdict_states
 from training.sources import NOISY_SOURCES
 
 MAX_ROWS = 2500  # of each kind
-MAX_EVERYDAY = 0.012
+MAX_EVERYDAY = 0.016
+VERDICT_LIFT = (
+    6.0  # for both verdicts: training contrasts them with a few pieces at a time, so odd texts left them little mass
+)
 OFFSETS = np.arange(-3.0, 3.01, 0.05)
 RIDGE = 1e-3
 WEIGHTS = "model.safetensors"
@@ -61,8 +64,10 @@ def move_operating_point(folder: Path, held_out: Sequence[Example]) -> dict[str,
     ends = np.cumsum([len(part) for part in rows])[:-1]
     chosen = choose_offset(*np.split(margins, ends))
     tensors = load_file(folder / WEIGHTS)
-    moved = table[encoder.answers.unsafe] + chosen["offset"] * constant_direction(states)
-    tensors["model.embed_tokens.weight"][encoder.answers.unsafe] = moved.numpy().astype(np.float16)
+    direction = constant_direction(states)
+    for row, lift in ((encoder.answers.safe, 0.0), (encoder.answers.unsafe, chosen["offset"])):
+        moved = table[row] + (lift + VERDICT_LIFT) * direction
+        tensors["model.embed_tokens.weight"][row] = moved.numpy().astype(np.float16)
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     return chosen
 
@@ -98,7 +103,7 @@ def choose_offset(
         for offset in OFFSETS
     ]
     allowed = [option for option in options if option["everyday"] <= MAX_EVERYDAY] or options[:1]
-    return max(allowed, key=lambda option: (option["recall"] - option["hard"], -abs(option["offset"])))
+    return max(allowed, key=lambda option: (option["recall"], -option["hard"], -abs(option["offset"])))
 
 
 def constant_direction(states: Tensor) -> Tensor:

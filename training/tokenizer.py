@@ -118,6 +118,8 @@ def _folding() -> list[normalizers.Normalizer]:
         *((rf"(?<=[a-z]){theirs}|{theirs}(?={LETTER}{{0,2}}[a-z])", ours) for theirs, ours in LOOKALIKES.items()),
         (rf"(?<={LETTER})[\p{{So}}\p{{Sk}}]+(?={LETTER})", ""),  # emoji inside a word
         (spelt, ""),  # k i l l, k.i.l.l
+        (rf"(?<=  {LETTER}) (?={LETTER}  )", ""),  # two letters alone between wider gaps
+        (r" {2,}", " "),
         *((rf"(?<={LETTER}){digit}(?={LETTER})", letter) for digit, letter in LEET.items()),
         (r"\bo(?=[1-9])", "O"),
     ]

@@ -28,6 +28,7 @@ from training.quantization import show_all_bits
 from training.scoring import report, unsafe_scores
 from training.sentences import SentenceEncoder
 from training.tokenizer import train_tokenizer
+from training.word_channel import add_word_channel
 
 MAX_HELD_OUT = 4000
 MAX_TAUGHT_CHARS = 70  # longer texts are not worth the encoder's time
@@ -72,7 +73,11 @@ def main(data: Path, out: Path, cache: Path, threads: int, **options: float) -> 
     say(f"tokenizer of {tokenizer.get_vocab_size()} pieces; heads of {len(encoder.frames['user'].head)} ids")
 
     settings = fit(Learner(model, encoder, settings), batches(examples, encoder, settings), tokenizer, out)
-    log = {"settings": asdict(settings), "num_examples": len(examples), **finish(model, encoder, held_out, out)}
+    log = {
+        "settings": asdict(settings),
+        "num_examples": len(examples),
+        **finish(model, encoder, (examples, held_out), out),
+    }
     write_json(out / "training_log.json", {**log, "cpu_minutes": round(time.process_time() / 60, 1)})
     say(f"wrote {out}")
 
@@ -105,14 +110,18 @@ def meanings(examples: Sequence[Example], sentences: SentenceEncoder) -> dict[st
     return dict(zip(texts, sentences.encode(texts), strict=True))
 
 
-def finish(model: Llama, encoder: Encoder, held_out: Sequence[Example], out: Path) -> dict[str, object]:
-    """Move the operating point of the checkpoint; held-out numbers in 32 bits and as exported."""
+def finish(
+    model: Llama, encoder: Encoder, split: tuple[Sequence[Example], Sequence[Example]], out: Path
+) -> dict[str, object]:
+    """Add the checkpoint's channel of words and move its operating point; held-out numbers in 32 bits and as exported."""
+    examples, held_out = split
     rows = random.Random(0).sample(held_out, min(MAX_HELD_OUT, len(held_out)))
     show_all_bits(model)
     dense = measure(model, encoder, rows, "in 32 bits")
+    words = add_word_channel(out, examples, held_out)
     moved = move_operating_point(out, held_out)
     exported = measure(read_checkpoint(out), encoder, rows, "as exported")
-    return {"operating_point": moved, "held_out_in_32_bits": dense, "held_out": exported}
+    return {"word_channel": words, "operating_point": moved, "held_out_in_32_bits": dense, "held_out": exported}
 
 
 def measure(model: Llama, encoder: Encoder, examples: Sequence[Example], name: str) -> dict[str, dict[str, float]]:

@@ -1,11 +1,15 @@
 """The parts of a training step do what their names say."""
 
+import numpy as np
 import pytest
 import torch
 
 from training.bags import teach_table
 from training.batches import Prompted
+from training.export import checkpoint_tensors
+from training.model import Llama, LlamaShape
 from training.optimizer import WARMUP_STEPS, orthogonal, rate_share
+from training.word_channel import COORDINATE, add_channel
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (8, 32), (32, 8)])
@@ -34,3 +38,17 @@ def test_a_bag_learns_which_pieces_are_unsafe_and_keeps_the_rows_lengths() -> No
     direction = taught[:3].mean(0) - taught[4:].mean(0)
     assert (taught[:3] @ direction).min() > (taught[4:] @ direction).max()
     assert torch.allclose(taught.norm(dim=1), table.norm(dim=1), atol=1e-5)
+
+
+def test_the_word_channel_is_one_layer_that_shifts_the_others() -> None:
+    shape = LlamaShape(vocab_size=64, num_layers=1)
+    plain = checkpoint_tensors(Llama(shape))
+    weights = np.linspace(-3, 3, 64).astype(np.float32)
+    tensors = add_channel(plain, shape, weights, (1, 2), gain=7.0)
+    assert {name.replace("layers.1.", "layers.0.") for name in tensors if "layers.1." in name} == {
+        name for name in plain if "layers.0." in name
+    }
+    assert tensors["model.norm.weight"][COORDINATE] == 7.0
+    table = tensors["model.embed_tokens.weight"].astype(np.float32)
+    length = np.sqrt((np.delete(table, COORDINATE, axis=1) ** 2).sum(axis=1) / table.shape[1])
+    assert np.corrcoef(table[3:, COORDINATE] / length[3:], weights[3:])[0, 1] > 0.99
