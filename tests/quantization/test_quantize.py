@@ -56,7 +56,7 @@ def test_awq_beats_rounding_to_nearest_on_the_embedded_guard(tmp_path: Path) -> 
     quantize(dense, tmp_path / "awq", options)
     quantize(dense, tmp_path / "rtn", QuantizeOptions(group_size=64, method="rtn"))
     assert held_out_error(tmp_path / "awq", dense) < 0.95 * held_out_error(tmp_path / "rtn", dense)
-    with Guard.load(tmp_path / "awq") as guard, Guard.load() as original:
+    with Guard.load(tmp_path / "awq") as guard, Guard.load(dense) as original:
         assert guard.info.policy_name == original.info.policy_name
         for text in ("How do I bake bread?", "I will kill you and your whole family"):
             assert guard.check(text).score == pytest.approx(original.check(text).score, abs=0.1)
