@@ -1,16 +1,16 @@
 /* y = x @ weight.T + bias for float16 or float32 weights as checkpoints store them, and rows of such a table.
  *
- *             outputs: one task takes 16 rows of the weight, which stay in cache
- *            ┌────┬────┬────┬────┐
- *   3 tokens │ 3x4│    │    │    │   one kernel call: 3 tokens x 4 outputs over the whole width (kernels/dot.c)
- *            ├────┼────┼────┼────┤
- *            │    │    │    │    │
+ *             outputs: one task takes as many rows of the weight as stay in the second-level cache
+ *            ┌──────────┬──────────┬─
+ *   3 tokens │          │          │    one kernel call: 3 tokens x the task's outputs (kernels/dot.c)
+ *            ├──────────┼──────────┼─
+ *            │          │          │
  */
 #include "runtime.h"
 
 #include <string.h>
 
-enum { OUTPUTS_PER_TASK = 4 * GH_DOT_COLUMNS };
+enum { TASK_BYTES = 1 << 16, FEWEST_OUTPUTS = 16 };
 
 typedef struct {
     const gh_runtime *runtime;
@@ -18,40 +18,41 @@ typedef struct {
     const float *x;
     float *y;
     size_t num_tokens;
+    size_t outputs_per_task;
 } product;
 
-static const void *row_of(const gh_dense_weight *weight, size_t row) {
-    size_t bytes = weight->is_half ? sizeof(uint16_t) : sizeof(float);
-    return (const char *)weight->weight + row * (size_t)weight->in_features * bytes;
+static size_t bytes_of_row(const gh_dense_weight *weight) {
+    return (size_t)weight->in_features * (weight->is_half ? sizeof(uint16_t) : sizeof(float));
 }
 
-static void multiply_tile(const product *p, size_t first_token, size_t first_output, size_t num_outputs) {
-    const void *rows[GH_DOT_COLUMNS];
-    for (size_t o = 0; o < GH_DOT_COLUMNS; o++) { /* past the end the last row is computed again and dropped */
-        rows[o] = row_of(p->weight, first_output + gh_min(o, num_outputs - 1));
-    }
-    size_t width = (size_t)p->weight->in_features;
-    size_t num_rows = gh_min(GH_DOT_ROWS, p->num_tokens - first_token);
-    float sums[GH_DOT_ROWS][GH_DOT_COLUMNS];
-    p->runtime->kernels->dot(p->x + first_token * width, num_rows, rows, p->weight->is_half, width, sums);
+static const void *row_of(const gh_dense_weight *weight, size_t row) {
+    return (const char *)weight->weight + row * bytes_of_row(weight);
+}
 
-    const float *bias = p->weight->bias;
-    for (size_t t = 0; t < num_rows; t++) {
-        float *y = p->y + (first_token + t) * (size_t)p->weight->out_features + first_output;
-        for (size_t o = 0; o < num_outputs; o++) {
-            y[o] = bias != NULL ? sums[t][o] + bias[first_output + o] : sums[t][o];
-        }
-    }
+static size_t outputs_of_task(const gh_dense_weight *weight) {
+    size_t outputs = TASK_BYTES / bytes_of_row(weight);
+    return gh_max(outputs / FEWEST_OUTPUTS, 1) * FEWEST_OUTPUTS;
 }
 
 static void multiply_outputs(void *argument, size_t index, void *scratch) {
     (void)scratch;
     const product *p = argument;
-    size_t begin = index * OUTPUTS_PER_TASK;
-    size_t end = gh_min(begin + OUTPUTS_PER_TASK, (size_t)p->weight->out_features);
+    size_t stride = (size_t)p->weight->out_features;
+    size_t begin = index * p->outputs_per_task;
+    gh_dot_run run = {
+        .width = (size_t)p->weight->in_features,
+        .rows = row_of(p->weight, begin),
+        .is_half = p->weight->is_half,
+        .num_outputs = gh_min(p->outputs_per_task, stride - begin),
+        .y_stride = stride,
+    };
     for (size_t token = 0; token < p->num_tokens; token += GH_DOT_ROWS) {
-        for (size_t output = begin; output < end; output += GH_DOT_COLUMNS) {
-            multiply_tile(p, token, output, gh_min(GH_DOT_COLUMNS, end - output));
+        float *y = p->y + token * stride + begin;
+        run.x = p->x + token * run.width;
+        run.num_rows = gh_min(GH_DOT_ROWS, p->num_tokens - token);
+        p->runtime->kernels->dot(&run, y);
+        for (size_t t = 0; t < run.num_rows && p->weight->bias != NULL; t++) {
+            p->runtime->kernels->add(y + t * stride, p->weight->bias + begin, run.num_outputs);
         }
     }
 }
@@ -61,9 +62,9 @@ int gh_linear_dense(gh_runtime *runtime, const float *x, int64_t num_tokens, con
     if (status != GH_OK) {
         return status;
     }
-    product p = {runtime, weight, x, y, (size_t)num_tokens};
+    product p = {runtime, weight, x, y, (size_t)num_tokens, outputs_of_task(weight)};
     size_t work = p.num_tokens * (size_t)weight->in_features * (size_t)weight->out_features;
-    size_t num_tasks = gh_ceil_div((size_t)weight->out_features, OUTPUTS_PER_TASK);
+    size_t num_tasks = gh_ceil_div((size_t)weight->out_features, p.outputs_per_task);
     gh_pool_run(runtime->pool, multiply_outputs, &p, num_tasks, work > GH_PARALLEL_WORK / 2);
     gh_pool_release(runtime->pool);
     return GH_OK;

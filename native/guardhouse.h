@@ -88,6 +88,16 @@ GH_API int gh_pack_int4(gh_runtime *runtime, const uint8_t *codes, const gh_int4
 
 GH_API int gh_linear_int4(gh_runtime *runtime, const float *x, int64_t num_tokens, const gh_int4_weight *weight,
                           float *y);
+
+/* The same with what stands before or after it: y = rms_norm(x) @ weight, y += x @ weight, y += silu_mul(gate_up) @
+ * weight. Each gives the bits of its parts done one after the other. */
+GH_API int gh_norm_linear_int4(gh_runtime *runtime, const float *x, const float *norm, float eps, int64_t num_tokens,
+                               const gh_int4_weight *weight, float *y);
+GH_API int gh_add_linear_int4(gh_runtime *runtime, const float *x, int64_t num_tokens, const gh_int4_weight *weight,
+                              float *y);
+GH_API int gh_add_gated_linear_int4(gh_runtime *runtime, const float *gate_up, int64_t num_tokens,
+                                    const gh_int4_weight *weight, float *y);
+
 GH_API int gh_linear_dense(gh_runtime *runtime, const float *x, int64_t num_tokens, const gh_dense_weight *weight,
                            float *y);
 GH_API int gh_embed(gh_runtime *runtime, const gh_dense_weight *table, const int32_t *token_ids, int64_t num_tokens,

@@ -26,8 +26,7 @@ enum {
     GH_TOKENS = 6,      /* tokens of an int4 tile */
     GH_MAX_GROUP = 128, /* input rows that share an activation scale, at most */
     GH_KEY_TILE = 32,   /* keys of an attention tile; tiles begin at its multiples */
-    GH_DOT_ROWS = 3,    /* rows of a dense tile */
-    GH_DOT_COLUMNS = 4  /* outputs of a dense tile */
+    GH_DOT_ROWS = 3     /* rows of a dense tile */
 };
 
 /* What one int4 tile reads: some groups of one panel, and up to GH_TOKENS tokens as w4a8.c interleaves them. */
@@ -49,6 +48,17 @@ typedef struct {
     float scale;
     float offset; /* -scale * (sum of the codes): what a zero point of 1 adds to a product with this group */
 } gh_quantized_group;
+
+/* A few rows of a dense product, and neighbouring rows of its weight. */
+typedef struct {
+    const float *x;  /* [num_rows, width] */
+    size_t num_rows; /* <= GH_DOT_ROWS */
+    size_t width;
+    const void *rows; /* [num_outputs, width], float16 or float32 */
+    bool is_half;
+    size_t num_outputs;
+    size_t y_stride;
+} gh_dot_run;
 
 /* Rows of attention, queries of one key head, and their running state; kernels/attention.c draws the tile they meet. */
 typedef struct {
@@ -73,9 +83,8 @@ typedef struct {
     /* Two codes to a byte -> one to a byte: [num_quads, 32] -> [num_quads, 64]. */
     void (*unpack)(const uint8_t *codes, size_t num_quads, uint8_t *bytes);
 
-    /* sums[t][o] = x[t] . rows[o] for t < num_rows <= 3 and four weight rows, float32 or float16. */
-    void (*dot)(const float *x, size_t num_rows, const void *const rows[GH_DOT_COLUMNS], bool is_half, size_t width,
-                float sums[GH_DOT_ROWS][GH_DOT_COLUMNS]);
+    /* y[t * y_stride + o] = x[t] . rows[o] */
+    void (*dot)(const gh_dot_run *run, float *y);
 
     /* Eight keys, one per float16 row -> the first eight columns of keys [head_dim, GH_KEY_TILE]. */
     void (*load_keys)(const uint16_t *const rows[8], size_t head_dim, float *keys);
@@ -103,8 +112,7 @@ extern const gh_kernels gh_kernels_avx2;
 gh_quantized_group GH_KERNEL(quantize_group)(const float *x, size_t count, int8_t *codes);
 void GH_KERNEL(w4a8)(const gh_w4a8_tile *tile, float (*result)[GH_PANEL]);
 void GH_KERNEL(unpack)(const uint8_t *codes, size_t num_quads, uint8_t *bytes);
-void GH_KERNEL(dot)(const float *x, size_t num_rows, const void *const rows[GH_DOT_COLUMNS], bool is_half, size_t width,
-                    float sums[GH_DOT_ROWS][GH_DOT_COLUMNS]);
+void GH_KERNEL(dot)(const gh_dot_run *run, float *y);
 void GH_KERNEL(load_keys)(const uint16_t *const rows[8], size_t head_dim, float *keys);
 void GH_KERNEL(attend_tile)(const gh_attention_rows *rows, const float *keys, const float *values, size_t begin);
 void GH_KERNEL(scale)(float *x, float factor, size_t count);

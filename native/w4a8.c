@@ -1,11 +1,7 @@
 /* y = x @ int4 weight + bias with activations quantised to int8 (W4A8): cuts the product into tiles for the threads.
  *
- * First, tokens are quantised per group and interleaved in blocks of at most 6, as equal as possible (m tokens each):
- *
- *   activations  [chunks] [blocks] [groups] [quads] [m tokens] [4 bytes]    m words side by side: one broadcast each
- *   scales       [chunks] [blocks] [groups] [m tokens]                      and offsets (kernels/quantize.c)
- *
- * Then each task takes a run of weight panels (pack.c) and multiplies every block of tokens by each of them:
+ * First the rows are prepared, quantised and interleaved (activations.h). Then each task takes a run of weight panels
+ * (pack.c) and multiplies every block of tokens by each of them:
  *
  *                 groups of one panel, 1 KiB each at group 128
  *                ┌────────┬────────┬────────┬─
@@ -18,32 +14,26 @@
  * memory is the limit.
  * Many tokens are done MAX_TOKENS at a time, whose activations stay in the second- and third-level cache.
  */
-#include "runtime.h"
+#include "activations.h"
 
 #include <string.h>
 
 enum {
-    MAX_TOKENS = 32 * GH_TOKENS,
+    MAX_TOKENS = GH_MAX_BLOCKS * GH_TOKENS,
     CHUNK_QUADS = 256, /* unpacked at a time: 16 KiB */
     FEW_BLOCKS = 3,
     CACHE_LINE = 64
 };
 
 typedef struct {
-    const gh_runtime *runtime;
+    const gh_kernels *kernels;
     const gh_int4_weight *weight;
-    const float *x;
+    gh_activations activations;
     float *y;
-    size_t num_tokens;
-    size_t num_blocks;
-    size_t num_groups;
-    size_t num_quads; /* per group */
-    size_t groups_per_chunk;
+    bool is_added; /* to what stands in y */
     size_t num_panels;
     size_t panels_per_task;
-    float *scales;
-    float *offsets;
-    int8_t *activations;
+    size_t fetched_per_block; /* bytes of the next chunk */
 } product;
 
 /* One task's scratch memory. */
@@ -52,93 +42,53 @@ typedef struct {
     uint8_t bytes[CHUNK_QUADS * 2 * GH_QUAD_BYTES];
 } workspace;
 
-static size_t bytes_per_token(const product *p) { return p->num_groups * (p->num_quads * GH_QUAD + 2 * sizeof(float)); }
-
-static size_t first_token_of(const product *p, size_t block) { return block * p->num_tokens / p->num_blocks; }
-
-/* codes [quads, 4] of one token -> target [quads, num_tokens, 4] */
-static void interleave(const int8_t *codes, size_t num_quads, size_t num_tokens, int8_t *target) {
-    for (size_t quad = 0; quad < num_quads; quad++) {
-        memcpy(target + quad * num_tokens * GH_QUAD, codes + quad * GH_QUAD, GH_QUAD);
-    }
-}
-
-/* Where the scales of a chunk of groups and a block of tokens begin. The activations begin there too, times the bytes
- * of a group. */
-static size_t tile_offset(const product *p, size_t first_group, size_t end_group, size_t first_token) {
-    return first_group * p->num_tokens + (end_group - first_group) * first_token;
-}
-
-static void quantize_block(void *argument, size_t block, void *scratch) {
-    (void)scratch;
-    const product *p = argument;
-    size_t first_token = first_token_of(p, block);
-    size_t num_tokens = first_token_of(p, block + 1) - first_token;
-    size_t group_size = (size_t)p->weight->group_size;
-    size_t bytes_per_group = p->num_quads * GH_QUAD;
-    for (size_t t = 0; t < num_tokens; t++) {
-        const float *row = p->x + (first_token + t) * (size_t)p->weight->in_features;
-        for (size_t group = 0; group < p->num_groups; group++) {
-            size_t begin = group / p->groups_per_chunk * p->groups_per_chunk;
-            size_t end = gh_min(begin + p->groups_per_chunk, p->num_groups);
-            size_t first = tile_offset(p, begin, end, first_token) + (group - begin) * num_tokens;
-            int8_t codes[GH_MAX_GROUP];
-            gh_quantized_group quantized =
-                p->runtime->kernels->quantize_group(row + group * group_size, group_size, codes);
-            p->scales[first + t] = quantized.scale;
-            p->offsets[first + t] = quantized.offset;
-            interleave(codes, p->num_quads, num_tokens, p->activations + first * bytes_per_group + t * GH_QUAD);
-        }
-    }
-}
-
 /* The product of one block of tokens with groups begin .. end of a panel; codes [groups, ..] begin there too. */
 static gh_w4a8_tile tile_of(const product *p, size_t panel, size_t begin, size_t end, size_t block) {
-    size_t first_token = first_token_of(p, block);
-    size_t num_tokens = first_token_of(p, block + 1) - first_token;
-    size_t first_group = panel * p->num_groups + begin;
-    size_t first = tile_offset(p, begin, end, first_token);
+    const gh_activations *a = &p->activations;
+    size_t first_group = panel * a->num_groups + begin;
+    size_t first = gh_tile_offset(a, begin, end, block);
     return (gh_w4a8_tile){
-        .codes = p->weight->panels + first_group * p->num_quads * GH_QUAD_BYTES,
+        .codes = p->weight->panels + first_group * a->num_quads * GH_QUAD_BYTES,
         .zeros = p->weight->zeros + first_group * GH_PANEL,
         .scales = p->weight->scales + first_group * GH_PANEL,
         .num_groups = end - begin,
-        .num_quads = p->num_quads,
-        .num_tokens = num_tokens,
-        .activations = p->activations + first * p->num_quads * GH_QUAD,
-        .activation_scales = p->scales + first,
-        .activation_offsets = p->offsets + first,
+        .num_quads = a->num_quads,
+        .num_tokens = a->first_tokens[block + 1] - a->first_tokens[block],
+        .activations = a->codes + first * a->num_quads * GH_QUAD,
+        .activation_scales = a->scales + first,
+        .activation_offsets = a->offsets + first,
     };
 }
 
 /* Fetches the block's share of the chunk of codes that comes next. */
-static void prefetch_share(const product *p, const uint8_t *codes, size_t num_bytes, size_t block) {
-    size_t begin = block * num_bytes / p->num_blocks;
-    size_t end = (block + 1) * num_bytes / p->num_blocks;
-    for (size_t i = begin / CACHE_LINE * CACHE_LINE; i < end; i += CACHE_LINE) {
+static void fetch_share(const product *p, const uint8_t *codes, size_t num_bytes, size_t block) {
+    size_t begin = block * p->fetched_per_block;
+    size_t end = gh_min(begin + p->fetched_per_block, num_bytes);
+    for (size_t i = begin; i < end; i += CACHE_LINE) {
         __builtin_prefetch(codes + i);
     }
 }
 
 static void multiply_chunk(const product *p, size_t panel, size_t begin, size_t end, workspace *space) {
-    const gh_kernels *kernels = p->runtime->kernels;
-    size_t num_quads = (end - begin) * p->num_quads;
-    for (size_t block = 0; block < p->num_blocks; block++) {
+    const gh_activations *a = &p->activations;
+    size_t num_quads = (end - begin) * a->num_quads;
+    for (size_t block = 0; block < a->num_blocks; block++) {
         gh_w4a8_tile tile = tile_of(p, panel, begin, end, block);
         if (block == 0) {
-            kernels->unpack(tile.codes, num_quads, space->bytes);
+            p->kernels->unpack(tile.codes, num_quads, space->bytes);
         }
-        prefetch_share(p, tile.codes + num_quads * GH_QUAD_BYTES, num_quads * GH_QUAD_BYTES, block);
+        fetch_share(p, tile.codes + num_quads * GH_QUAD_BYTES, num_quads * GH_QUAD_BYTES, block);
         tile.codes = space->bytes;
         tile.is_unpacked = true;
-        kernels->w4a8(&tile, space->result + first_token_of(p, block));
+        p->kernels->w4a8(&tile, space->result + a->first_tokens[block]);
     }
 }
 
 static void multiply_nibbles(const product *p, size_t panel, workspace *space) {
-    for (size_t block = 0; block < p->num_blocks; block++) {
-        gh_w4a8_tile tile = tile_of(p, panel, 0, p->num_groups, block);
-        p->runtime->kernels->w4a8(&tile, space->result + first_token_of(p, block));
+    const gh_activations *a = &p->activations;
+    for (size_t block = 0; block < a->num_blocks; block++) {
+        gh_w4a8_tile tile = tile_of(p, panel, 0, a->num_groups, block);
+        p->kernels->w4a8(&tile, space->result + a->first_tokens[block]);
     }
 }
 
@@ -147,21 +97,30 @@ static void store_panel(const product *p, size_t panel, float (*result)[GH_PANEL
     size_t first_output = panel * GH_PANEL;
     size_t count = gh_min(GH_PANEL, num_outputs - first_output);
     const float *bias = p->weight->bias;
-    for (size_t t = 0; t < p->num_tokens; t++) {
+    for (size_t t = 0; t < p->activations.num_tokens; t++) {
+        float *target = p->y + t * num_outputs + first_output;
         if (bias != NULL) {
-            p->runtime->kernels->add(result[t], bias + first_output, count);
+            p->kernels->add(result[t], bias + first_output, count);
         }
-        memcpy(p->y + t * num_outputs + first_output, result[t], count * sizeof **result);
+        if (p->is_added) {
+            p->kernels->add(target, result[t], count);
+        } else if (count ==
+                   GH_PANEL) { /* a constant: without it the compiler copies 8 bytes at a time, 17 % of the time */
+            memcpy(target, result[t], sizeof *result);
+        } else {
+            memcpy(target, result[t], count * sizeof *target);
+        }
     }
 }
 
 static void multiply_panel(const product *p, size_t panel, workspace *space) {
-    memset(space->result, 0, p->num_tokens * sizeof *space->result);
-    if (p->num_blocks <= FEW_BLOCKS) {
+    const gh_activations *a = &p->activations;
+    memset(space->result, 0, a->num_tokens * sizeof *space->result);
+    if (a->num_blocks <= FEW_BLOCKS) {
         multiply_nibbles(p, panel, space);
     } else {
-        for (size_t begin = 0; begin < p->num_groups; begin += p->groups_per_chunk) {
-            multiply_chunk(p, panel, begin, gh_min(begin + p->groups_per_chunk, p->num_groups), space);
+        for (size_t begin = 0; begin < a->num_groups; begin += a->groups_per_chunk) {
+            multiply_chunk(p, panel, begin, gh_min(begin + a->groups_per_chunk, a->num_groups), space);
         }
     }
     store_panel(p, panel, space->result);
@@ -177,38 +136,71 @@ static void multiply_panels(void *argument, size_t index, void *scratch) {
 }
 
 static void multiply_tokens(const gh_runtime *runtime, product *p) {
-    size_t work = p->num_tokens * (size_t)p->weight->in_features * (size_t)p->weight->out_features;
+    gh_activations *a = &p->activations;
+    size_t work = a->num_tokens * a->input.width * (size_t)p->weight->out_features;
     bool is_parallel = work > 2 * GH_PARALLEL_WORK;
-    p->num_blocks = gh_ceil_div(p->num_tokens, GH_TOKENS);
-    p->groups_per_chunk = p->num_blocks <= FEW_BLOCKS ? p->num_groups : CHUNK_QUADS / p->num_quads;
-    p->scales = gh_pool_shared(runtime->pool);
-    p->offsets = p->scales + p->num_tokens * p->num_groups;
-    p->activations = (int8_t *)(p->offsets + p->num_tokens * p->num_groups);
-    gh_pool_run(runtime->pool, quantize_block, p, p->num_blocks, is_parallel);
+    gh_activations_lay_out(a, gh_pool_shared(runtime->pool));
+    bool is_unpacked = a->num_blocks > FEW_BLOCKS;
+    a->groups_per_chunk = is_unpacked ? CHUNK_QUADS / a->num_quads : a->num_groups;
+    size_t chunk_bytes = gh_min(a->groups_per_chunk, a->num_groups) * a->num_quads * GH_QUAD_BYTES;
+    p->fetched_per_block = gh_ceil_div(chunk_bytes, a->num_blocks * CACHE_LINE) * CACHE_LINE;
+    gh_pool_run(runtime->pool, gh_quantize_block, a, a->num_blocks, is_parallel);
     gh_pool_run(runtime->pool, multiply_panels, p, gh_ceil_div(p->num_panels, p->panels_per_task), is_parallel);
 }
 
-int gh_linear_int4(gh_runtime *runtime, const float *x, int64_t num_tokens, const gh_int4_weight *weight, float *y) {
+static int multiply(gh_runtime *runtime, gh_input input, int64_t num_tokens, const gh_int4_weight *weight, float *y,
+                    bool is_added) {
     size_t num_panels = gh_ceil_div((size_t)weight->out_features, GH_PANEL);
+    input.width = (size_t)weight->in_features;
     product p = {
-        .runtime = runtime,
+        .kernels = runtime->kernels,
         .weight = weight,
-        .num_groups = (size_t)(weight->in_features / weight->group_size),
-        .num_quads = gh_ceil_div((size_t)weight->group_size, GH_QUAD),
+        .activations =
+            {
+                .kernels = runtime->kernels,
+                .input = input,
+                .num_groups = (size_t)(weight->in_features / weight->group_size),
+                .num_quads = gh_ceil_div((size_t)weight->group_size, GH_QUAD),
+            },
+        .is_added = is_added,
         .num_panels = num_panels,
         .panels_per_task = gh_run_length(runtime, num_panels),
     };
+    gh_activations *a = &p.activations;
     size_t count = (size_t)num_tokens;
-    int status = gh_pool_acquire(runtime->pool, gh_min(count, MAX_TOKENS) * bytes_per_token(&p), sizeof(workspace));
+    int status =
+        gh_pool_acquire(runtime->pool, gh_activation_bytes(gh_min(count, MAX_TOKENS), a->num_groups, a->num_quads),
+                        gh_max(sizeof(workspace), gh_quantize_scratch(&input)));
     if (status != GH_OK) {
         return status;
     }
+    size_t row_width = input.width * (input.preparation == GH_GATED ? 2 : 1);
     for (size_t first = 0; first < count; first += MAX_TOKENS) {
-        p.x = x + first * (size_t)weight->in_features;
+        a->input.x = input.x + first * row_width;
         p.y = y + first * (size_t)weight->out_features;
-        p.num_tokens = gh_min(MAX_TOKENS, count - first);
+        a->num_tokens = gh_min(MAX_TOKENS, count - first);
         multiply_tokens(runtime, &p);
     }
     gh_pool_release(runtime->pool);
     return GH_OK;
+}
+
+int gh_linear_int4(gh_runtime *runtime, const float *x, int64_t num_tokens, const gh_int4_weight *weight, float *y) {
+    return multiply(runtime, (gh_input){.x = x, .preparation = GH_PLAIN}, num_tokens, weight, y, false);
+}
+
+int gh_norm_linear_int4(gh_runtime *runtime, const float *x, const float *norm, float eps, int64_t num_tokens,
+                        const gh_int4_weight *weight, float *y) {
+    gh_input input = {.x = x, .preparation = GH_NORMED, .norm = norm, .eps = eps};
+    return multiply(runtime, input, num_tokens, weight, y, false);
+}
+
+int gh_add_linear_int4(gh_runtime *runtime, const float *x, int64_t num_tokens, const gh_int4_weight *weight,
+                       float *y) {
+    return multiply(runtime, (gh_input){.x = x, .preparation = GH_PLAIN}, num_tokens, weight, y, true);
+}
+
+int gh_add_gated_linear_int4(gh_runtime *runtime, const float *gate_up, int64_t num_tokens,
+                             const gh_int4_weight *weight, float *y) {
+    return multiply(runtime, (gh_input){.x = gate_up, .preparation = GH_GATED}, num_tokens, weight, y, true);
 }

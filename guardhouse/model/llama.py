@@ -81,25 +81,29 @@ class Llama:
     ) -> Float32:
         """Run the batch's new tokens, write their keys and values, return the logits after some: [len(rows), vocab].
 
-        `rows` are indices into token_ids. Nothing else is read of the last layer's output, so the rest of that layer
-        and the LM head run for those rows only. `adapters`: each sequence's, or none at all.
+        `rows` are indices into token_ids, ascending. Nothing else is read of the last layer's output, so what follows
+        its keys and values, and the LM head, run for those rows only. `adapters`: each sequence's, or none at all.
         """
         assert len(token_ids) == len(batch.positions) > 0
         assert token_ids.min() >= 0, "a negative token id"
         assert token_ids.max() < self.config.vocab_size, "a token id outside the vocabulary"
         assert batch.positions.max() < self.max_positions, "a position beyond the rope table"
+        assert (rows[1:] > rows[:-1]).all(), "rows that do not ascend"
         spans = spans_of(adapters, batch.query_starts) if any(adapters) else []
         x = self.embed(token_ids)  # [T, hidden]
-        for index in range(self.config.num_layers):
-            attended = self._attend(x, index, cache, batch, spans)  # [T, heads * head_dim]
-            if index == self.config.num_layers - 1:
-                if not len(rows):
-                    return np.zeros((0, self.config.vocab_size), np.float32)
-                x, attended = x[rows], attended[rows]  # [R, ..]
-                spans = spans_of(adapters, batch.query_starts, rows) if spans else []
-            self._project(x, attended, index, spans)
-        normed = self.ops.rms_norm(x, self._weights.final_norm, self.config.rms_norm_eps)
-        return np.asarray(self.ops.to_host(self.ops.linear(normed, self._weights.head)), np.float32)
+        for index in range(self.config.num_layers - 1):
+            qkv = self._store_keys(x, index, cache, batch, spans)  # [T, (heads + 2 * kv_heads) * head_dim]
+            self._project(x, self.ops.attention(qkv, self.layout, cache, index, batch), index, spans)
+        last = self.config.num_layers - 1
+        qkv = self._store_keys(x, last, cache, batch, spans)
+        if not len(rows):
+            return np.zeros((0, self.config.vocab_size), np.float32)
+        if len(rows) < len(token_ids):
+            spans = spans_of(adapters, batch.query_starts, rows) if spans else []
+            x, qkv, batch = x[rows], qkv[rows], batch.only(rows)  # [R, ..]
+        self._project(x, self.ops.attention(qkv, self.layout, cache, last, batch), last, spans)
+        logits = self.ops.norm_linear(x, self._weights.final_norm, self.config.rms_norm_eps, self._weights.head)
+        return np.asarray(self.ops.to_host(logits), np.float32)
 
     def embed(self, token_ids: Int32) -> Array:
         """What the first layer reads: [T, hidden]."""
@@ -107,32 +111,49 @@ class Llama:
 
     def run_layer(self, x: Array, index: int, cache: KVCache, batch: Batch) -> None:
         """One decoder layer over hidden states [T, hidden], in place; keys and values go to the cache's layer `index`."""
-        self._project(x, self._attend(x, index, cache, batch, ()), index, ())
+        qkv = self._store_keys(x, index, cache, batch, ())
+        self._project(x, self.ops.attention(qkv, self.layout, cache, index, batch), index, ())
 
     def with_layers(self, layers: Sequence[Layer]) -> "Llama":
         """The same model with other layers, everything else shared."""
         return Llama(self.config, self.ops, replace(self._weights, layers=layers), self.max_positions)
 
-    def _attend(self, x: Array, index: int, cache: KVCache, batch: Batch, spans: Sequence[Span]) -> Array:
-        ops, layer = self.ops, self._weights.layers[index]
-        normed = ops.rms_norm(x, layer.attention_norm, self.config.rms_norm_eps)
-        qkv = self._linear(normed, index, "qkv", spans)
-        ops.rope_and_store(qkv, self._weights.rope, self.layout, cache, index, batch)
-        return ops.attention(qkv, self.layout, cache, index, batch)
+    def _store_keys(self, x: Array, index: int, cache: KVCache, batch: Batch, spans: Sequence[Span]) -> Array:
+        """Rotated queries, keys and values of every token; the latter two go to the cache."""
+        layer = self._weights.layers[index]
+        qkv = self._norm_linear(x, layer.attention_norm, index, "qkv", spans)
+        self.ops.rope_and_store(qkv, self._weights.rope, self.layout, cache, index, batch)
+        return qkv
 
     def _project(self, x: Array, attended: Array, index: int, spans: Sequence[Span]) -> None:
         """The rest of a layer, row by row: x += output(attended); x += mlp(norm(x))."""
-        ops, layer = self.ops, self._weights.layers[index]
-        ops.add_(x, self._linear(attended, index, "output", spans))
-        normed = ops.rms_norm(x, layer.mlp_norm, self.config.rms_norm_eps)
-        gate_up = self._linear(normed, index, "gate_up", spans)
-        ops.add_(x, self._linear(ops.silu_mul(gate_up), index, "down", spans))
+        layer = self._weights.layers[index]
+        self._add_linear_(x, attended, index, "output", spans)  # attended: [T, heads * head_dim]
+        gate_up = self._norm_linear(x, layer.mlp_norm, index, "gate_up", spans)
+        if spans:
+            self._add_linear_(x, self.ops.silu_mul(gate_up), index, "down", spans)
+        else:
+            self.ops.add_gated_linear_(x, gate_up, layer.linears["down"])
 
-    def _linear(self, x: Array, index: int, name: str, spans: Sequence[Span]) -> Array:
-        """One of a layer's linears, with what the rows' adapters add to it."""
-        y = self.ops.linear(x, self._weights.layers[index].linears[name])
-        add_adapters_(y, x, spans, index, name, self.ops)
+    def _norm_linear(self, x: Array, norm: Array, index: int, name: str, spans: Sequence[Span]) -> Array:
+        """One of a layer's linears after its norm, with what the rows' adapters add to it."""
+        weight, eps = self._weights.layers[index].linears[name], self.config.rms_norm_eps
+        if not spans:
+            return self.ops.norm_linear(x, norm, eps, weight)
+        normed = self.ops.rms_norm(x, norm, eps)
+        y = self.ops.linear(normed, weight)
+        add_adapters_(y, normed, spans, index, name, self.ops)
         return y
+
+    def _add_linear_(self, total: Array, x: Array, index: int, name: str, spans: Sequence[Span]) -> None:
+        """total += one of a layer's linears, with what the rows' adapters add to it."""
+        weight = self._weights.layers[index].linears[name]
+        if not spans:
+            self.ops.add_linear_(total, x, weight)
+            return
+        y = self.ops.linear(x, weight)
+        add_adapters_(y, x, spans, index, name, self.ops)
+        self.ops.add_(total, y)
 
 
 def load_llama(

@@ -176,6 +176,38 @@ class CpuOps:
         target, source = checked_address(x, F32, x.shape), checked_address(y, F32, x.shape)
         _check(self._lib.gh_add(self._runtime, target, source, x.size))
 
+    def norm_linear(self, x: Float32, norm: Float32, eps: float, weight: PackedLinear) -> Float32:
+        if weight.kind != "int4":
+            return self.linear(self.rms_norm(x, norm, eps), weight)
+        num_tokens, width = len(x), weight.in_features
+        y = np.empty((num_tokens, weight.out_features), F32)
+        source, scale = checked_address(x, F32, (num_tokens, width)), checked_address(norm, F32, (width,))
+        packed = byref(self._weight(weight))
+        _check(self._lib.gh_norm_linear_int4(self._runtime, source, scale, eps, num_tokens, packed, address_of(y)))
+        return y
+
+    def add_linear_(self, total: Float32, x: Float32, weight: PackedLinear) -> None:
+        if weight.kind == "int4":
+            self._multiply_onto(self._lib.gh_add_linear_int4, total, (x, weight.in_features), weight)
+        else:
+            self.add_(total, self.linear(x, weight))
+
+    def add_gated_linear_(self, total: Float32, gate_up: Float32, weight: PackedLinear) -> None:
+        if weight.kind == "int4":
+            self._multiply_onto(self._lib.gh_add_gated_linear_int4, total, (gate_up, 2 * weight.in_features), weight)
+        else:
+            self.add_linear_(total, self.silu_mul(gate_up), weight)
+
+    def _multiply_onto(
+        self, function: Callable[..., int], total: Float32, rows: tuple[Float32, int], weight: PackedLinear
+    ) -> None:
+        """`rows`: what is multiplied, and its width."""
+        x, width = rows
+        assert total.flags.writeable, "the sum cannot be written"
+        source = checked_address(x, F32, (len(x), width))
+        target = checked_address(total, F32, (len(x), weight.out_features))
+        _check(function(self._runtime, source, len(x), byref(self._weight(weight)), target))
+
     def _weight(self, weight: PackedLinear) -> Structure:
         entry = self._weights.get(id(weight))
         if entry is None:

@@ -131,6 +131,15 @@ class CudaOps:
     def add_(self, x: Tensor, y: Tensor) -> None:
         x.add_(y)
 
+    def norm_linear(self, x: Tensor, norm: Tensor, eps: float, weight: PackedLinear) -> Tensor:
+        return self.linear(self.rms_norm(x, norm, eps), weight)
+
+    def add_linear_(self, total: Tensor, x: Tensor, weight: PackedLinear) -> None:
+        self.add_(total, self.linear(x, weight))
+
+    def add_gated_linear_(self, total: Tensor, gate_up: Tensor, weight: PackedLinear) -> None:
+        self.add_linear_(total, self.silu_mul(gate_up), weight)
+
     def _upload(self, values: NDArray[Any]) -> Tensor:
         """A copy on the device. Read-only (memory-mapped) arrays are only read."""
         if not values.flags.writeable:

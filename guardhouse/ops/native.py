@@ -82,6 +82,9 @@ _INT4, _DENSE = POINTER(Int4WeightStruct), POINTER(DenseWeightStruct)
 SIGNATURES = {
     "gh_pack_int4": (c_void_p, _INT4, c_void_p),
     "gh_linear_int4": (c_void_p, c_int64, _INT4, c_void_p),
+    "gh_norm_linear_int4": (c_void_p, c_void_p, c_float, c_int64, _INT4, c_void_p),
+    "gh_add_linear_int4": (c_void_p, c_int64, _INT4, c_void_p),
+    "gh_add_gated_linear_int4": (c_void_p, c_int64, _INT4, c_void_p),
     "gh_linear_dense": (c_void_p, c_int64, _DENSE, c_void_p),
     "gh_embed": (_DENSE, c_void_p, c_int64, c_void_p),
     "gh_rms_norm": (c_void_p, c_void_p, c_float, c_int64, c_int64, c_void_p),

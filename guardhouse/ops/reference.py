@@ -123,6 +123,15 @@ class ReferenceOps:
     def add_(self, x: Float32, y: Float32) -> None:
         x += y
 
+    def norm_linear(self, x: Float32, norm: Float32, eps: float, weight: PackedLinear) -> Float32:
+        return self.linear(self.rms_norm(x, norm, eps), weight)
+
+    def add_linear_(self, total: Float32, x: Float32, weight: PackedLinear) -> None:
+        self.add_(total, self.linear(x, weight))
+
+    def add_gated_linear_(self, total: Float32, gate_up: Float32, weight: PackedLinear) -> None:
+        self.add_linear_(total, self.silu_mul(gate_up), weight)
+
 
 def dequantize(weight: PackedLinear) -> Float32:
     """(codes - zeros) * scales as a float32 matrix [in, out]."""

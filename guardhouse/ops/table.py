@@ -81,6 +81,18 @@ class Batch:
     context_lens: Int32  # [num_seqs]
     block_tables: Int32  # [num_seqs, max_blocks]
 
+    def only(self, rows: Int32) -> "Batch":
+        """The batch in which only these of the T tokens, ascending, are asked for: what is cached stays what it is."""
+        starts = np.searchsorted(rows, self.query_starts).astype(np.int32)
+        asked = np.flatnonzero(np.diff(starts))  # sequences
+        return Batch(
+            positions=self.positions[rows],
+            slot_mapping=self.slot_mapping[rows],
+            query_starts=np.append(starts[asked], starts[-1]),
+            context_lens=self.context_lens[asked],
+            block_tables=self.block_tables[asked],
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class HeadLayout:
@@ -170,3 +182,14 @@ class Ops(Protocol):
 
     def add_(self, x: Array, y: Array) -> None:
         """x += y, in place."""
+
+    # Neighbours that a backend may fuse. Each gives the bits of its parts done one after the other.
+
+    def norm_linear(self, x: Array, norm: Array, eps: float, weight: PackedLinear) -> Array:
+        """linear(rms_norm(x, norm, eps), weight)"""
+
+    def add_linear_(self, total: Array, x: Array, weight: PackedLinear) -> None:
+        """total += linear(x, weight), in place."""
+
+    def add_gated_linear_(self, total: Array, gate_up: Array, weight: PackedLinear) -> None:
+        """total += linear(silu_mul(gate_up), weight), in place."""

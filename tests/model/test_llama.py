@@ -208,11 +208,28 @@ def test_only_the_rows_asked_for_are_returned(tmp_path: Path) -> None:
     model = load(write_checkpoint(tmp_path, quant=32), cpu_ops())
     token_ids = random_ids(12)
     whole = all_logits(model, token_ids)
-    for rows in ([], [11], [0, 5, 11], [3, 3, 1]):
+    for rows in ([], [11], [0, 5, 11], list(range(12))):
         cache = model.allocate_cache(2, BLOCK_SIZE)
         logits = model.forward(token_ids, one_sequence(12), cache, np.array(rows, np.int32))
         assert logits.dtype == np.float32
         assert np.array_equal(logits, whole[rows])
+
+
+def test_rows_of_some_sequences_are_the_same_as_among_all(tmp_path: Path) -> None:
+    """The last layer's attention runs for these rows alone, and for a batch without the sequences that have none."""
+    model = load(write_checkpoint(tmp_path, quant=32), cpu_ops())
+    token_ids = random_ids(20)
+    positions = np.concatenate([np.arange(9), np.arange(4), np.arange(7)]).astype(np.int32)
+    slots = np.concatenate([np.arange(9), 16 + np.arange(4), 24 + np.arange(7)]).astype(np.int32)
+    tables = np.array([[0, 1], [2, -1], [3, -1]], np.int32)
+    batch = Batch(positions, slots, np.array([0, 9, 13, 20], np.int32), np.array([9, 4, 7], np.int32), tables)
+
+    def logits(rows: list[int]) -> NDArray[np.float32]:
+        return model.forward(token_ids, batch, model.allocate_cache(4, BLOCK_SIZE), np.array(rows, np.int32))
+
+    whole = logits(list(range(20)))
+    for rows in ([8, 13, 19], [19], [0, 12], [10, 11]):
+        assert np.array_equal(logits(rows), whole[rows])
 
 
 def test_without_rows_keys_and_values_are_written_all_the_same(tmp_path: Path) -> None:

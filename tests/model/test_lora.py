@@ -163,7 +163,7 @@ def test_selected_rows_are_the_same_as_among_all(cpu_model: Llama, folder: Path,
     positions = np.concatenate([np.arange(6), np.arange(9)]).astype(np.int32)
     slots = np.concatenate([np.arange(6), 8 + np.arange(9)]).astype(np.int32)
     batch = Batch(positions, slots, starts, np.array([6, 9], np.int32), blocks)
-    rows = np.array([14, 2, 6], np.int32)
+    rows = np.array([2, 6, 14], np.int32)
     logits = model.forward(np.concatenate(sequences), batch, model.allocate_cache(3, 8), rows, [None, adapter])
     assert logits.tobytes() == np.concatenate(everything)[rows].tobytes()
 

@@ -161,6 +161,28 @@ def test_row_operations_have_the_same_bits_everywhere_and_are_near_the_reference
         np.testing.assert_allclose(results[0], run(REFERENCE), rtol=2e-6, atol=1e-6)
 
 
+@settings(max_examples=40, deadline=None)
+@given(seeds, st.sampled_from([8, 32, 40, 64, 128]), st.integers(1, 3), widths, st.integers(1, 40), st.booleans())
+def test_fused_operations_have_the_bits_of_their_parts(
+    seed: int, group_size: int, num_groups: int, num_outputs: int, num_tokens: int, is_int4: bool
+) -> None:
+    rng = np.random.default_rng(seed)
+    width = group_size * num_groups
+    int4 = random_int4(rng, group_size, num_groups, num_outputs)
+    dense = DenseWeight(rng.standard_normal((num_outputs, width), dtype=np.float32), int4.bias)
+    x, norm = rng.standard_normal((num_tokens, width), dtype=np.float32), rng.standard_normal(width, dtype=np.float32)
+    gate_up = rng.standard_normal((num_tokens, 2 * width), dtype=np.float32)
+    total = rng.standard_normal((num_tokens, num_outputs), dtype=np.float32)
+    for ops in VARIANTS:
+        weight = ops.pack_int4(int4) if is_int4 else ops.pack_dense(dense)
+        assert_same_bits([ops.norm_linear(x, norm, 1e-5, weight), ops.linear(ops.rms_norm(x, norm, 1e-5), weight)])
+        plain, gated = total.copy(), total.copy()
+        ops.add_linear_(plain, x, weight)
+        assert_same_bits([plain, total + ops.linear(x, weight)])
+        ops.add_gated_linear_(gated, gate_up, weight)
+        assert_same_bits([gated, total + ops.linear(ops.silu_mul(gate_up), weight)])
+
+
 def sum_of(ops: CpuOps | ReferenceOps, x: Float32) -> Float32:
     total = x.copy()
     ops.add_(total, x[::-1].copy())
@@ -195,6 +217,7 @@ def test_token_outside_the_table_is_an_error(dtype: type, token_id: int) -> None
 def test_wrong_shapes_dtypes_and_layouts_are_refused_before_c_sees_them() -> None:
     ops = VARIANTS[3]
     weight = ops.pack_dense(DenseWeight(np.zeros((5, 8), np.float32)))
+    int4 = ops.pack_int4(random_int4(np.random.default_rng(0), 8, 1, 5))
     x = np.zeros((4, 8), np.float32)
     bad: list[Callable[[], object]] = [
         lambda: ops.linear(x[:, :7], weight),
@@ -203,6 +226,9 @@ def test_wrong_shapes_dtypes_and_layouts_are_refused_before_c_sees_them() -> Non
         lambda: ops.rms_norm(x, np.ones(7, np.float32), 1e-5),
         lambda: ops.add_(x, np.zeros((4, 7), np.float32)),
         lambda: ops.silu_mul(np.zeros((4, 7), np.float32)),
+        lambda: ops.norm_linear(x, np.ones(7, np.float32), 1e-5, int4),
+        lambda: ops.add_linear_(np.zeros((4, 6), np.float32), x, int4),
+        lambda: ops.add_gated_linear_(np.zeros((4, 5), np.float32), x, int4),
         lambda: ops.embed(weight, np.zeros(3, np.int64)),
     ]
     for call in bad:

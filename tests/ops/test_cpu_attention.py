@@ -30,7 +30,7 @@ def run_steps(
     ops: CpuOps | ReferenceOps, steps: list[list[tuple[Sequence, int, int]]], layout: HeadLayout, cache: KVCache
 ) -> dict[tuple[int, int], Float32]:
     """Rotate, store and attend step by step; rows by (last block of the sequence, position)."""
-    rope = make_rope(128, layout.head_dim)
+    rope = make_rope(160, layout.head_dim)
     rows: dict[tuple[int, int], Float32] = {}
     for spans in steps:
         qkv, batch = make_batch(spans, cache.block_size)
