@@ -27,7 +27,7 @@ from guardhouse.config import Settings
 from guardhouse.guard.guard import Guard
 from guardhouse.model.tokenizer import Tokenizer
 from guardhouse.server.app import create_app
-from guardhouse.server.serve import listen
+from guardhouse.server.serve import listen, uvicorn_config
 
 ALIAS = "@hf/thebloke/llamaguard-7b-awq"
 RUN = f"/client/v4/accounts/local/ai/run/{ALIAS}"
@@ -81,7 +81,7 @@ def wait_for(condition: Callable[[], bool], timeout_s: float = 10.0) -> bool:
 def serving(app: Any) -> Iterator[str]:
     """Run an ASGI application on a free loopback port, in a thread; yields its address."""
     listener = listen("127.0.0.1", 0)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="error", access_log=False))
+    server = uvicorn.Server(uvicorn_config(app))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     try:
