@@ -7,13 +7,13 @@ Never knows: bodies, texts.
 import logging
 import re
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import cache, partial
 from pathlib import Path
 
 from starlette.applications import Starlette
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
@@ -38,6 +38,7 @@ from guardhouse.server.openapi import Endpoint, JsonSchema, document
 from guardhouse.server.playground import ASSET_PREFIX, PAGE_PATHS, Playground
 from guardhouse.server.reply import REQUEST_ID_HEADER, json_reply
 from guardhouse.server.routes import call_endpoints
+from guardhouse.server.routing import Application
 from guardhouse.server.service import GuardLoader, ModelService
 from guardhouse.server.workers_ai import batch
 from guardhouse.server.workers_ai.binding import BindingRoutes
@@ -95,7 +96,7 @@ def build_app(service: ModelService, settings: Settings, when_settled: Callable[
         *call_endpoints(handlers, jobs, open_file_store(settings)),
     ]
     endpoints.append(openapi_endpoint(endpoints))
-    app = Starlette(
+    return Application(
         routes=[*(route for endpoint in endpoints for route in endpoint.routes()), *Playground.load().routes()],
         middleware=[
             Middleware(Unwrap),
@@ -103,11 +104,8 @@ def build_app(service: ModelService, settings: Settings, when_settled: Callable[
             Middleware(KeyCheck, keys=keys),
             Middleware(AccountCheck),
         ],
-        exception_handlers={404: unknown_route, 405: wrong_method},
         lifespan=lifespan,
     )
-    app.router.redirect_slashes = False
-    return app
 
 
 def open_file_store(settings: Settings) -> FileStore:
@@ -194,16 +192,6 @@ def health_reply(service: ModelService) -> Response:
     )
 
 
-async def unknown_route(request: Request, _: Exception) -> Response:
-    return edge_reply(request.url.path, 400, 7000, "No route for that URI")
-
-
-async def wrong_method(request: Request, error: Exception) -> Response:
-    allowed = getattr(error, "headers", None) or {}
-    words = f"{request.method} not supported for requested URI."
-    return edge_reply(request.url.path, 405, 7001, words, allowed)
-
-
 def is_public(path: str) -> bool:
     return path in PUBLIC_PATHS or path.startswith(ASSET_PREFIX)
 
@@ -215,16 +203,16 @@ class KeyCheck:
         self._app = app
         self._keys = keys
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] != "http" or not len(self._keys) or is_public(scope["path"]):
-            return await self._app(scope, receive, send)
+            return self._app(scope, receive, send)
         try:
             key = presented_key(Headers(scope=scope))
         except ValueError:
-            return await edge_reply(scope["path"], 400, 6003, "Invalid request headers")(scope, receive, send)
+            return edge_reply(scope["path"], 400, 6003, "Invalid request headers")(scope, receive, send)
         if key is None or not self._keys.accepts(key):
-            return await edge_reply(scope["path"], 401, 10000, "Authentication error")(scope, receive, send)
-        return await self._app(scope, receive, send)
+            return edge_reply(scope["path"], 401, 10000, "Authentication error")(scope, receive, send)
+        return self._app(scope, receive, send)
 
 
 class AccountCheck:
@@ -233,12 +221,12 @@ class AccountCheck:
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         path = scope.get("path", "")
         if scope["type"] == "http" and path.startswith(ACCOUNTS) and not ACCOUNT.match(path, len(ACCOUNTS)):
             words = f"Could not route to {printable(path)}, perhaps your object identifier is invalid?"
-            return await edge_reply(path, 404, 7003, words)(scope, receive, send)
-        return await self._app(scope, receive, send)
+            return edge_reply(path, 404, 7003, words)(scope, receive, send)
+        return self._app(scope, receive, send)
 
 
 class AccessLog:
@@ -253,14 +241,13 @@ class AccessLog:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         started_at = time.monotonic()
-        status, request_id = 500, "-"
+        status, headers = 500, []
 
-        async def watched_send(message: Message) -> None:
-            nonlocal status, request_id
+        def watched_send(message: Message) -> Awaitable[None]:
+            nonlocal status, headers
             if message["type"] == "http.response.start":
-                status = message["status"]
-                request_id = MutableHeaders(raw=message["headers"]).get(REQUEST_ID_HEADER, "-")
-            await send(message)
+                status, headers = message["status"], message["headers"]
+            return send(message)
 
         try:
             await self._app(scope, receive, watched_send)
@@ -268,7 +255,9 @@ class AccessLog:
             seconds = time.monotonic() - started_at
             route = getattr(scope.get("route"), "path", "none")  # the pattern, never the path that was asked for
             self._metrics.observe_request(route, status, seconds)
-            self._logger.info("%s %s %d %.1f ms %s", scope["method"], route, status, 1000 * seconds, request_id)
+            if self._logger.isEnabledFor(logging.INFO):
+                request_id = dict(headers).get(REQUEST_ID_HEADER.encode(), b"-").decode()
+                self._logger.info("%s %s %d %.1f ms %s", scope["method"], route, status, 1000 * seconds, request_id)
 
 
 def _engine_stats(service: ModelService) -> EngineStats | None:

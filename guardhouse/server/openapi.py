@@ -8,18 +8,17 @@ structs, or JSON Schemas where the wire's own schema is data (schema.py).
 """
 
 import re
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import msgspec
-from starlette.requests import Request
-from starlette.responses import Response
 from starlette.routing import Route
+
+from guardhouse.server.routing import Handler, HandlerRoute
 
 JsonSchema = dict[str, Any]
 Shape = type | JsonSchema | None  # a msgspec struct, a JSON Schema, or nothing
-Handler = Callable[[Request], Awaitable[Response]]
 
 REF = "#/components/schemas/{name}"
 PATH_PARAMETER = re.compile(r"\{(\w+)(?::\w+)?\}")
@@ -91,7 +90,7 @@ class Endpoint:
     is_public: bool = False  # needs no key even where keys are set
 
     def routes(self) -> list[Route]:
-        return [Route(path, self.handler, methods=[self.method]) for path in (self.path, *self.aliases)]
+        return [HandlerRoute(path, self.handler, self.method) for path in (self.path, *self.aliases)]
 
 
 def document(endpoints: Iterable[Endpoint], version: str) -> JsonSchema:

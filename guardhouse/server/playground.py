@@ -16,7 +16,8 @@ from pathlib import Path
 from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+
+from guardhouse.server.routing import HandlerRoute
 
 STATIC = Path(__file__).parent / "static"
 PAGE = "index.html"
@@ -74,10 +75,10 @@ class Playground:
         """Read every file whose type is known; they are small and few."""
         return cls({path.name: _read(path) for path in sorted(folder.iterdir()) if path.suffix in MEDIA_TYPES})
 
-    def routes(self) -> list[Route]:
+    def routes(self) -> list[HandlerRoute]:
         """A route per file, so that any other path stays the unknown route it was."""
-        pages = [Route(path, partial(self._serve, name=PAGE)) for path in PAGE_PATHS]
-        return [*pages, *(Route(ASSET_PREFIX + name, partial(self._serve, name=name)) for name in self._files)]
+        names = {**dict.fromkeys(PAGE_PATHS, PAGE), **{ASSET_PREFIX + name: name for name in self._files}}
+        return [HandlerRoute(path, partial(self._serve, name=name), "GET") for path, name in names.items()]
 
     async def _serve(self, request: Request, name: str) -> Response:
         return reply(self._files[name], request.headers)

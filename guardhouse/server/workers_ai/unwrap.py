@@ -12,6 +12,7 @@ The request goes on as what it was; keys are checked after that.
 """
 
 import re
+from collections.abc import Awaitable
 from urllib.parse import unquote, urlsplit
 
 from starlette.datastructures import Headers
@@ -29,19 +30,19 @@ class Unwrap:
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] == "http" and (url := original_url(scope)) is not None:
             scope = unwrapped(scope, url)
-        await self._app(scope, receive, send)
+        return self._app(scope, receive, send)
 
 
 def original_url(scope: Scope) -> str | None:
     """The URL that a forwarded request was sent to; None where the request is no forwarded one."""
-    headers = Headers(scope=scope)
-    if "mf-url" in headers:
-        return headers["mf-url"]
+    for name, value in scope["headers"]:
+        if name == MF_URL:
+            return bytes(value).decode("latin-1")
     if PROXY_PATH.fullmatch(scope["path"]):
-        return headers.get("x-forwarded", OLDEST_RUN)
+        return Headers(scope=scope).get("x-forwarded", OLDEST_RUN)
     return None
 
 
