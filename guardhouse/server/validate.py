@@ -14,13 +14,17 @@ it would quote a caller's text (in place of a word of an `enum`), this one says 
 """
 
 import re
-from typing import Any
+from collections.abc import Iterable
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import UNSET, Meta, UnsetType
 
 from guardhouse.errors import InputError
 
 Schema = dict[str, Any]
+STRICT = {"boolean": bool, "integer": int, "number": float, "string": str}
+LIMITS = {"minimum": "ge", "maximum": "le", "minLength": "min_length", "maxLength": "max_length"}
 
 
 def decode_json(body: bytes) -> object:
@@ -53,6 +57,51 @@ def validate(schema: Schema, payload: object) -> Schema:
     defaults = {name: field["default"] for name, field in properties.items() if "default" in field}
     given = {name: value for name, value in _members(payload).items() if name in properties}
     return {**given, **{name: value for name, value in defaults.items() if name not in given}}
+
+
+class Shortcut:
+    """Knows of most bodies at once that they fit one branch and no other. Of all others it knows nothing: `validate` does.
+
+    The same schema as msgspec structs, which are stricter: no quirks, and nothing that another branch declares.
+    """
+
+    def __init__(self, schema: Schema) -> None:
+        names = {name for branch in schema["oneOf"] for name in branch["properties"]}
+        self._structs = {branch["required"][0]: _strict_struct(branch, names) for branch in schema["oneOf"]}
+
+    def knows(self, payload: object) -> bool:
+        """True: `validate` returns what is in `payload` and in the schema, and the defaults."""
+        if type(payload) is not dict:
+            return False
+        struct = next((struct for name, struct in self._structs.items() if name in payload), None)
+        try:
+            return struct is not None and msgspec.convert(payload, struct) is not None
+        except msgspec.ValidationError:
+            return False
+
+
+def _strict_struct(schema: Schema, names: Iterable[str] = ()) -> type[msgspec.Struct]:
+    """`names`: further keys that must not be given."""
+    properties, required = schema["properties"], schema.get("required", ())
+    fields: list[Any] = [(name, _strict_type(properties[name])) for name in required]
+    optional = {name: properties.get(name, {}) for name in (*properties, *names) if name not in required}
+    fields += [(name, _strict_type(field) | UnsetType, UNSET) for name, field in optional.items()]
+    return msgspec.defstruct("Strict", fields)
+
+
+def _strict_type(schema: Schema) -> Any:
+    """A type for all that needs no second look; UnsetType, which no value has, where there is none."""
+    kind = schema.get("type", "")
+    if kind == "object":
+        return _strict_struct(schema)
+    if kind == "array" and schema["items"]:
+        return list[_strict_type(schema["items"])]  # type: ignore[misc]
+    if kind not in STRICT or "enum" in schema:
+        return UnsetType
+    limits = {ours: schema[theirs] for theirs, ours in LIMITS.items() if theirs in schema}
+    if "max_length" in limits:
+        limits["max_length"] //= 2  # characters here, of which each is one or two of JavaScript's units
+    return Annotated[STRICT[kind], Meta(**limits)]
 
 
 def _problem(schema: Schema, value: object, path: str) -> str | None:

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from guardhouse.errors import InputError
 from guardhouse.server.validate import decode_json, validate
-from guardhouse.server.workers_ai.schema import RUN_INPUT_SCHEMA
+from guardhouse.server.workers_ai.inference import SHORTCUT, parse_input
+from guardhouse.server.workers_ai.schema import MAX_TEXT, RUN_INPUT_SCHEMA
 
 NO_PROMPT = "required properties at '/' are 'prompt'"
 NO_MESSAGES = "required properties at '/' are 'messages'"
@@ -234,3 +235,17 @@ def test_a_byte_order_mark_and_duplicate_keys_are_read_as_javascript_does() -> N
 def test_any_bytes_are_json_or_an_input_error(body: bytes) -> None:
     reason = complaint(partial(decode_json, body))
     assert reason is None or "not valid JSON" in reason
+
+
+@pytest.mark.parametrize("text", ["", "x" * (MAX_TEXT + 1), "\U0001f600" * (MAX_TEXT // 2 + 1)])
+def test_the_shortcut_lets_no_text_through_that_is_too_short_or_too_long(text: str) -> None:
+    assert not SHORTCUT.knows({"prompt": text})
+    with pytest.raises(InputError, match="Length of '/prompt'"):
+        parse_input({"prompt": text})
+
+
+def test_the_shortcut_knows_what_most_callers_send() -> None:
+    assert SHORTCUT.knows({"prompt": "hi"})
+    assert SHORTCUT.knows({"messages": [{"role": "user", "content": "hi"}], "stream": True, "max_tokens": 5})
+    assert not SHORTCUT.knows({"prompt": "hi", "messages": []})
+    assert not SHORTCUT.knows({"prompt": "hi", "tools": []})

@@ -7,11 +7,13 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from guardhouse.errors import InputError
 from guardhouse.server.validate import validate
-from guardhouse.server.workers_ai.schema import RUN_INPUT_SCHEMA
+from guardhouse.server.workers_ai.inference import SHORTCUT, parse_input
+from guardhouse.server.workers_ai.schema import RUN_INPUT_SCHEMA, RunInput
 
 FOLDER = Path(__file__).resolve().parents[1] / "node"
 NUM_BODIES = 5000
@@ -76,3 +78,16 @@ def test_every_complaint_is_the_reference_validators_own() -> None:
     found = json.loads(done.stdout)
     assert [(body, our_complaint(body)) for body in bodies] == list(zip(bodies, found, strict=True))
     assert 100 < found.count(None) < NUM_BODIES - 100, "both kinds of bodies are among them"
+
+
+def test_the_shortcut_gives_what_the_long_way_gives() -> None:
+    draw = random.Random(11)
+    plain = [{}, {"prompt": "hi"}, {"messages": [{"role": "user", "content": "hi"}]}]
+    bodies = [{**draw.choice(plain), **random_body(draw)} for _ in range(3000)]
+    known = [body for body in bodies if SHORTCUT.knows(body)]
+    for body in known:
+        fields = validate(RUN_INPUT_SCHEMA, body)
+        if "temperature" not in body:
+            del fields["temperature"]
+        assert parse_input(body) == msgspec.convert(fields, RunInput, strict=False)
+    assert len(known) > 100

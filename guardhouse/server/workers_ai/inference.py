@@ -23,12 +23,13 @@ from guardhouse.server.metrics import Metrics
 from guardhouse.server.reply import REQUEST_ID_HEADER
 from guardhouse.server.service import ModelService
 from guardhouse.server.transport import EventStream, while_connected
-from guardhouse.server.validate import validate
+from guardhouse.server.validate import Shortcut, validate
 from guardhouse.server.workers_ai.answer import answer
 from guardhouse.server.workers_ai.batch import StoredInput, is_queued, submit_or_poll
 from guardhouse.server.workers_ai.question import Answer, Delta
 from guardhouse.server.workers_ai.schema import RUN_INPUT_SCHEMA, RunInput
 
+SHORTCUT = Shortcut(RUN_INPUT_SCHEMA)
 STORED_TIMEOUT_S = 3600.0  # nobody waits for a stored input at the other end of a line
 
 
@@ -117,6 +118,8 @@ class Inference:
 
 def parse_input(payload: object) -> RunInput:
     """Decoded JSON -> RunInput, or InputError in the reference wording."""
+    if SHORTCUT.knows(payload):
+        return msgspec.convert(payload, RunInput)
     fields = validate(RUN_INPUT_SCHEMA, payload)
     if isinstance(payload, dict) and "temperature" not in payload:
         del fields["temperature"]  # the published default is not applied (answer.py says why)
