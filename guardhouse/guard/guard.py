@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypedDict, Unpack
@@ -39,6 +40,7 @@ from guardhouse.ops import load_ops
 EMBEDDED = "embedded"
 EMBEDDED_FOLDER = Path(__file__).parent.parent / "assets" / "tiny"
 PINNED_FROM_BYTES = 64 << 20  # prefixes of smaller models are computed faster than read from disk
+ANSWERS_REMEMBERED = 1024
 MIN_WINDOW_TOKENS = 64  # of a long text: where the context leaves less, there is too little to judge at a time
 
 Judged = str | Sequence[Mapping[str, object]] | Conversation
@@ -96,6 +98,7 @@ class Guard:
         self._pins = pins
         self._adapters = adapters
         self._submit: Submit = engine.submit
+        self._answer_lengths = lru_cache(ANSWERS_REMEMBERED)(self.count_tokens)
 
     @classmethod
     def load(
@@ -309,6 +312,10 @@ class Guard:
 
     def count_tokens(self, text: str) -> int:
         return len(self._tokenizer.encode(text))
+
+    def count_answer_tokens(self, verdict: Verdict) -> int:
+        """The length of the verdict as the model writes it. There are few such texts, so their lengths are remembered."""
+        return self._answer_lengths(verdict.text)
 
     def engine_stats(self) -> EngineStats:
         return self._engine.stats()

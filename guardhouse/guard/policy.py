@@ -59,6 +59,9 @@ class Policy:
         if marker := FRAME_MARKER.search(self.text):
             raise PolicyError(f"a policy's text must not hold the marker {marker[0]}")
 
+    def __hash__(self) -> int:
+        return hash(self.text)  # equal policies have equal texts, and a text remembers its hash
+
     @property
     def codes(self) -> tuple[str, ...]:
         return tuple(category.code for category in self.categories)

@@ -9,7 +9,6 @@ caller sees an error, never "safe".
 
 import logging
 import traceback
-import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,7 +29,7 @@ from guardhouse.errors import (
     UnknownModel,
     VerdictError,
 )
-from guardhouse.server.reply import REQUEST_ID_HEADER, BindingError, json_reply, service_error
+from guardhouse.server.reply import REQUEST_ID_HEADER, BindingError, json_reply, new_request_id, service_error
 
 CLIENT_CLOSED_REQUEST = 499  # nobody is there to read it: for the log and the metrics only
 
@@ -183,7 +182,7 @@ async def reply_or_error(
     handle: Callable[[str], Awaitable[Response]], to_reply: Callable[[Exception, str], Response]
 ) -> Response:
     """Give `handle` a new request id; whatever it raises becomes the answer that `to_reply` makes of it."""
-    request_id = str(uuid.uuid4())
+    request_id = new_request_id()
     try:
         return await handle(request_id)
     except ClientDisconnect:

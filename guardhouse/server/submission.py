@@ -20,14 +20,32 @@ async def result_of(submit: Callable[[], "Future[T]"], num_chars: int) -> T:
     `num_chars`: how much text `submit` has to cut into tokens.
     """
     if num_chars < OFF_LOOP_CHARS:
-        return await asyncio.wrap_future(submit())
+        return await _outcome(submit())
     submission = asyncio.get_running_loop().run_in_executor(None, submit)
     try:
         future = await asyncio.shield(submission)
     except asyncio.CancelledError:
         submission.add_done_callback(_cancel_result)
         raise
-    return await asyncio.wrap_future(future)
+    return await _outcome(future)
+
+
+async def _outcome(future: "Future[T]") -> T:
+    """As `await asyncio.wrap_future(future)`, but only the wake-up comes through the loop, not a copy of the outcome."""
+    loop = asyncio.get_running_loop()
+    done = loop.create_future()
+    future.add_done_callback(lambda _: None if loop.is_closed() else loop.call_soon_threadsafe(_wake, done))
+    try:
+        await done
+    except asyncio.CancelledError:
+        future.cancel()
+        raise
+    return future.result()
+
+
+def _wake(waiting: "asyncio.Future[None]") -> None:
+    if not waiting.done():
+        waiting.set_result(None)
 
 
 async def off_loop(work: Callable[[], T], num_chars: int) -> T:

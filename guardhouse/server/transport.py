@@ -24,24 +24,31 @@ T = TypeVar("T")
 
 async def read_body(request: Request, timeout_s: float) -> bytes:
     """The whole body, or BodyTooLarge, BodyTimeout or ClientDisconnect."""
+    caller, loop = _current_task(), asyncio.get_running_loop()
+    timer = loop.call_later(timeout_s, caller.cancel)
     try:
-        async with asyncio.timeout(timeout_s):
-            return await _read_body(request)
-    except TimeoutError:
-        raise BodyTimeout from None
+        return await _read_body(request.receive)
+    except asyncio.CancelledError:
+        if timer.when() <= loop.time() and caller.uncancel() == 0:
+            raise BodyTimeout from None
+        raise
+    finally:
+        timer.cancel()
 
 
-async def _read_body(request: Request) -> bytes:
+async def _read_body(receive: Receive) -> bytes:
     chunks: list[bytes] = []
-    num_bytes = 0
-    async for chunk in request.stream():
+    num_bytes, has_more = 0, True
+    while has_more and num_bytes <= MAX_DRAIN:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        chunk, has_more = message.get("body", b""), message.get("more_body", False)
         num_bytes += len(chunk)
         if num_bytes <= MAX_BODY:
             chunks.append(chunk)
         else:  # read on without keeping it: a client in the midst of sending would never see an answer given now
             chunks.clear()
-        if num_bytes > MAX_DRAIN:
-            break
     if num_bytes > MAX_BODY:
         raise BodyTooLarge
     return b"".join(chunks)
@@ -53,8 +60,7 @@ async def while_connected(receive: Receive, work: Awaitable[T]) -> T:
     The work runs in the caller's own task, and the watch begins after WATCH_AFTER_S, when most answers are out: two tasks
     and a wait for both would be a third of what HTTP costs.
     """
-    caller = asyncio.current_task()
-    assert caller is not None
+    caller = _current_task()
     watching: asyncio.Task[None] | None = None
     is_working = True
 
@@ -79,6 +85,12 @@ async def while_connected(receive: Receive, work: Awaitable[T]) -> T:
         timer.cancel()
         if watching is not None:
             watching.cancel()
+
+
+def _current_task() -> asyncio.Task[object]:
+    task = asyncio.current_task()
+    assert task is not None
+    return task
 
 
 async def _disconnected(receive: Receive) -> None:

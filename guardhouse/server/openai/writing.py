@@ -73,7 +73,7 @@ async def write(context: Context, writing: Writing, index: int, on_piece: Callab
             text=verdict.text,
             finish_reason="stop",
             num_prompt_tokens=verdict.num_prompt_tokens,
-            num_completion_tokens=context.guard.count_tokens(verdict.text),
+            num_completion_tokens=context.guard.count_answer_tokens(verdict),
             num_cached_tokens=verdict.num_cached_tokens,
             verdict=verdict,
         )

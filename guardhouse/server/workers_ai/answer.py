@@ -52,7 +52,7 @@ def is_judgement(question: Question) -> bool:
 async def _judgement(question: Question) -> Answer:
     verdict = await question.verdict()
     question.emit(Delta(verdict.text))
-    usage = usage_of(verdict.num_prompt_tokens, question.guard.count_tokens(verdict.text))
+    usage = usage_of(verdict.num_prompt_tokens, question.guard.count_answer_tokens(verdict))
     return Answer(RunOutput(verdict.text, usage, calls_of(question.run), verdict.as_dict()), verdict)
 
 

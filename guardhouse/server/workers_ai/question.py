@@ -6,7 +6,7 @@ Never knows: HTTP, which kind of answer is wanted (answer.py, structured.py).
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
@@ -58,7 +58,7 @@ class Question:
         if piece.text:
             self.emit(Delta(piece.text))
 
-    async def verdict(self) -> Verdict:
+    def verdict(self) -> Awaitable[Verdict]:
         run = self.run
 
         def judge() -> Future[Verdict]:
@@ -66,7 +66,7 @@ class Question:
                 return self.guard.submit_prompt(run.prompt, all_categories=True, timeout_s=self._left_s())
             return self.guard.submit(run.messages, all_categories=True, timeout_s=self._left_s())
 
-        return await result_of(judge, self._num_chars)
+        return result_of(judge, self._num_chars)
 
     async def generation(
         self, *, lead: str = "", grammar: Grammar | None = None, on_piece: OnPiece | None = None

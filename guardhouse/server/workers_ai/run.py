@@ -4,6 +4,8 @@ Knows: its paths and envelope.
 Never knows: what safe means, how tokens are made, what an event stream holds.
 """
 
+from collections.abc import Awaitable
+
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -47,9 +49,9 @@ class RunRoute:
         )
         return [run]
 
-    async def run(self, request: Request) -> Response:
+    def run(self, request: Request) -> Awaitable[Response]:
         """Whatever happens, the answer carries a request id, and an error's message repeats it."""
-        return await reply_or_error(lambda request_id: self._run(request, request_id), error_reply)
+        return reply_or_error(lambda request_id: self._run(request, request_id), error_reply)
 
     async def _run(self, request: Request, request_id: str) -> Response:
         body = await read_body(request, self._inference.timeout_s)
