@@ -8,11 +8,12 @@ on the CPU; dense ones in float16 with float32 sums. Keys and values are cached 
 (memory-mapped from the cache on disk) until `place` copies them to the device.
 """
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
+import triton
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -31,7 +32,7 @@ class CudaOps:
     """
 
     name = "cuda"
-    version = "w4a8-1"
+    version = "w4a8-2"
     is_deterministic = False  # made to be, but not yet proven bit for bit on a device
 
     def __init__(self, device: str = "cuda") -> None:
@@ -47,9 +48,9 @@ class CudaOps:
             return self.pack_dense(DenseWeight(_dequantize(weight).astype(np.float16), weight.bias))
         repeats = num_inputs // group_size // len(weight.scales)
         arrays = {
-            "codes": _pair_codes(weight.codes, group_size),
-            "zeros": np.repeat(weight.zeros.astype(np.uint8), repeats, axis=0),
-            "scales": np.repeat(_halved_if_exact(weight.scales), repeats, axis=0),
+            "codes": w4a8.pack_codes(weight.codes, group_size),
+            "zeros": w4a8.pad_outputs(np.repeat(weight.zeros.astype(np.uint8), repeats, axis=0)),
+            "scales": w4a8.pad_outputs(np.repeat(_halved_if_exact(weight.scales), repeats, axis=0)),
         } | _bias_array(weight.bias)
         return PackedLinear("int4", num_inputs, num_outputs, group_size, arrays)
 
@@ -109,7 +110,8 @@ class CudaOps:
 
     def linear(self, x: Tensor, weight: PackedLinear) -> Tensor:
         if weight.kind == "int4":
-            return w4a8.multiply(x, dict(weight.arrays), weight.group_size, weight.out_features)
+            plan = w4a8.plan_product(len(x), weight.in_features // weight.group_size, weight.out_features)
+            return w4a8.multiply(x, weight.arrays, weight.group_size, weight.out_features, plan)
         return dense.multiply(x, weight.arrays["weight"], weight.arrays.get("bias"))
 
     def rope_and_store(
@@ -122,8 +124,8 @@ class CudaOps:
 
     def attention(self, qkv: Tensor, layout: HeadLayout, cache: KVCache, layer: int, batch: Batch) -> Tensor:
         on_device = self._on_device(batch, cache.block_size)
-        tiles = {name: on_device[name] for name in attention.Tiles.__slots__}
-        return attention.attend(qkv, (cache.keys[layer], cache.values[layer]), on_device, tiles, layout.num_heads)
+        max_spans = triton.cdiv(int(batch.context_lens.max()), attention.SPAN)
+        return attention.attend(qkv, (cache.keys[layer], cache.values[layer]), on_device, layout.num_heads, max_spans)
 
     def silu_mul(self, gate_up: Tensor) -> Tensor:
         return rows.silu_mul(gate_up)
@@ -149,14 +151,11 @@ class CudaOps:
     def _on_device(self, batch: Batch, block_size: int) -> dict[str, Tensor]:
         """What all layers of a step ask of its batch: copied once, found again by identity."""
         if self._latest is None or self._latest[0] is not batch:
-            num_tokens_each = np.diff(batch.query_starts)
             arrays = {
                 "positions": batch.positions,
                 "slot_mapping": batch.slot_mapping,
-                "context_lens": batch.context_lens,
                 "block_tables": batch.block_tables,
-                "row_seqs": np.repeat(np.arange(len(num_tokens_each), dtype=np.int32), num_tokens_each),
-                **asdict(attention.plan_tiles(batch, block_size)),
+                "items": attention.plan_items(batch, block_size),
             }
             self._latest = batch, {name: self._upload(array) for name, array in arrays.items()}
         return self._latest[1]
@@ -170,14 +169,6 @@ def describe_device() -> str:
     memory = f"{properties.total_memory / 2**30:.0f} GiB"
     capability = f"compute capability {properties.major}.{properties.minor}"
     return f"{properties.name}, {memory}, {capability}, torch {torch.__version__} for CUDA {torch.version.cuda}"
-
-
-def _pair_codes(codes: NDArray[np.uint8], group_size: int) -> NDArray[np.uint8]:
-    """[in, out] -> [out, in / 2]: a group's first half in the low nibbles, its second half in the high ones."""
-    num_inputs, num_outputs = codes.shape
-    grouped = codes.T.reshape(num_outputs, num_inputs // group_size, 2, group_size // 2)
-    paired = grouped[:, :, 0] | (grouped[:, :, 1] << 4)
-    return np.ascontiguousarray(paired.reshape(num_outputs, num_inputs // 2))
 
 
 def _halved_if_exact(scales: NDArray[np.float32]) -> NDArray[Any]:

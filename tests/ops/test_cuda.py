@@ -5,6 +5,9 @@ Without a GPU they run under Triton's interpreter on small shapes (tests/conftes
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from interpreter import exact_products
 from ragged import Sequence, make_batch, make_rope, make_sequences
 
 pytest.importorskip("triton", reason="Triton is not installed")
@@ -14,13 +17,20 @@ from guardhouse.ops.cuda import CudaOps  # noqa: E402
 from guardhouse.ops.gpu import attention, w4a8  # noqa: E402
 from guardhouse.ops.panels import activation_group_size  # noqa: E402
 from guardhouse.ops.reference import ReferenceOps  # noqa: E402
-from guardhouse.ops.table import DenseWeight, Float32, HeadLayout, Int4Weight, KVCache, RopeTable  # noqa: E402
+from guardhouse.ops.table import Batch, DenseWeight, Float32, HeadLayout, Int4Weight, KVCache, RopeTable  # noqa: E402
 
 # The interpreter computes in numpy, which warns of infinities and NaN that the device passes on silently.
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore::RuntimeWarning")]
+SPAN = attention.SPAN
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 OPS = CudaOps(DEVICE)
 REFERENCE = ReferenceOps()
+
+
+@pytest.fixture(autouse=True)
+def products(monkeypatch: pytest.MonkeyPatch) -> None:
+    if DEVICE == "cpu":
+        exact_products(monkeypatch)
 
 
 def upload(values: Float32) -> "torch.Tensor":
@@ -64,13 +74,16 @@ def test_w4a8_is_its_definition(num_tokens: int, num_inputs: int, num_outputs: i
     np.testing.assert_allclose(y, emulate(x, weight), rtol=1e-5, atol=1e-5)
 
 
-def test_a_row_has_the_same_bits_alone_in_a_batch_and_with_its_parts_side_by_side() -> None:
+def test_a_row_has_the_same_bits_alone_in_a_batch_in_every_tile_and_with_its_parts_side_by_side() -> None:
     rng = np.random.default_rng(0)
     weight = OPS.place(OPS.pack_int4(random_int4(rng, 1024, 64, 128)))
     x = upload(rng.standard_normal((18, 1024), dtype=np.float32))
     assert w4a8.groups_per_part(8, 64) < 8, "the case must have several parts"
-    together, split = (OPS.to_host(w4a8.multiply(x, dict(weight.arrays), 128, 64, few_tokens=few)) for few in (0, 1000))
-    np.testing.assert_array_equal(together, split)
+    tiles = (w4a8.FEW, w4a8.SOME, w4a8.MANY, w4a8.MANY_IN_PARTS)
+    plans = [w4a8.Plan(tile, is_split) for tile in tiles for is_split in (False, True)]
+    together, *others = (OPS.to_host(w4a8.multiply(x, weight.arrays, 128, 64, plan)) for plan in plans)
+    for other in others:
+        np.testing.assert_array_equal(together, other)
     for row in (0, 17):
         np.testing.assert_array_equal(OPS.to_host(OPS.linear(x[row : row + 1].contiguous(), weight))[0], together[row])
 
@@ -126,20 +139,12 @@ def test_rows_are_near_the_reference() -> None:
     np.testing.assert_array_equal(OPS.to_host(OPS.embed(table, ids)), x.astype(np.float16)[ids].astype(np.float32))
 
 
-def assert_same(row: Float32, other: Float32) -> None:
-    """The same bits on a device. The interpreter's float products are numpy's, which round by a row's place in the tile."""
-    if DEVICE == "cuda":
-        np.testing.assert_array_equal(row, other)
-    else:
-        np.testing.assert_allclose(row, other, rtol=1e-4, atol=1e-6)
-
-
 Step = list[tuple[Sequence, int, int]]
 
 
 def run(ops: CudaOps | ReferenceOps, steps: list[Step], layout: HeadLayout, cache: KVCache) -> dict[object, Float32]:
     """Rotate, store and attend step by step; rows by (sequence, position)."""
-    tables = make_rope(256, layout.head_dim)
+    tables = make_rope(512, layout.head_dim)
     rope = RopeTable(ops.array(tables.cos), ops.array(tables.sin))
     found: dict[object, Float32] = {}
     for spans in steps:
@@ -157,48 +162,97 @@ def test_attention_has_the_same_bits_however_it_is_cut_and_is_near_the_reference
     layout: HeadLayout, block_size: int
 ) -> None:
     rng = np.random.default_rng(block_size)
-    sequences, num_blocks = make_sequences(rng, [100, 3, 40, 1], layout, block_size)
+    sequences, num_blocks = make_sequences(rng, [70, 3, 20, 1], layout, block_size)
     whole = [[(sequence, 0, len(sequence.qkv)) for sequence in sequences]]
     first, second, third, fourth = sequences
     chunked: list[Step] = [
-        [(third, 0, 40), (first, 0, 70), (second, 0, 2)],
-        [(first, 70, 99), (fourth, 0, 1)],
-        [(second, 2, 3), (first, 99, 100)],
+        [(third, 0, 20), (first, 0, 40), (second, 0, 2)],
+        [(first, 40, 69), (fourth, 0, 1)],
+        [(second, 2, 3), (first, 69, 70)],
     ]
     expected = run(REFERENCE, whole, layout, REFERENCE.allocate_cache(1, num_blocks, layout, block_size))
     rows = run(OPS, whole, layout, OPS.allocate_cache(1, num_blocks, layout, block_size))
     again = run(OPS, chunked, layout, OPS.allocate_cache(1, num_blocks, layout, block_size))
     for key, row in rows.items():
-        assert_same(again[key], row)
+        np.testing.assert_array_equal(again[key], row)
         np.testing.assert_allclose(row, expected[key], atol=0.02)  # queries, keys, weights and values in 11 bits each
 
 
 def sharing(rng: np.random.Generator, layout: HeadLayout, block_size: int) -> tuple[list[Sequence], int]:
-    """Three sequences whose first 128 tokens are the same and lie in the same blocks."""
-    sequences, num_blocks = make_sequences(rng, [140, 131, 150], layout, block_size)
-    prefix, blocks = sequences[0].qkv[:128], sequences[0].blocks[: 128 // block_size]
+    """Three sequences whose first span of tokens is the same and lies in the same blocks."""
+    sequences, num_blocks = make_sequences(rng, [SPAN + 5, SPAN + 3, SPAN + 9], layout, block_size)
+    prefix, blocks = sequences[0].qkv[:SPAN], sequences[0].blocks[: SPAN // block_size]
     shared = [
-        Sequence(np.concatenate([prefix, one.qkv[128:]]), blocks + one.blocks[len(blocks) :]) for one in sequences
+        Sequence(np.concatenate([prefix, one.qkv[SPAN:]]), blocks + one.blocks[len(blocks) :]) for one in sequences
     ]
     return shared, num_blocks
 
 
-def test_what_sequences_share_is_walked_once_and_changes_no_bit() -> None:
+def test_what_sequences_share_is_read_once_and_changes_no_bit() -> None:
     layout, block_size = HeadLayout(2, 1, 16), 16
     sequences, num_blocks = sharing(np.random.default_rng(9), layout, block_size)
-    start: list[Step] = [[(sequences[0], 0, 128)]]
+    start: list[Step] = [[(sequences[0], 0, SPAN)]]
     together = [
         *start,
-        [(one, 128, len(one.qkv) - 1) for one in sequences],
+        [(one, SPAN, len(one.qkv) - 1) for one in sequences],
         [(one, len(one.qkv) - 1, len(one.qkv)) for one in sequences],
     ]
-    alone = [*start, *([(one, 128, len(one.qkv))] for one in sequences)]
+    alone = [*start, *([(one, SPAN, len(one.qkv))] for one in sequences)]
     _, batch = make_batch(together[-1], block_size)
-    assert attention.plan_tiles(batch, block_size).num_shared.tolist() == [128], "one tile for all three"
+    items = attention.plan_items(batch, block_size).T.tolist()
+    assert [item for item in items if item[3] < SPAN] == [[0, 3, 0, 0, SPAN]], "one item for all three"
     rows = run(OPS, together, layout, OPS.allocate_cache(1, num_blocks, layout, block_size))
     expected = run(OPS, alone, layout, OPS.allocate_cache(1, num_blocks, layout, block_size))
     for key, row in expected.items():
-        assert_same(rows[key], row)
+        np.testing.assert_array_equal(rows[key], row)
+
+
+@st.composite
+def batches(draw: st.DrawFn) -> tuple[Batch, int]:
+    """Sequences with some tokens cached, some new, neighbours with more or fewer blocks in common."""
+    block_size = draw(st.sampled_from([8, 16, 64]))
+    prefix = list(range(1000, 1000 + 1024 // block_size))
+    tables, spans = [], []
+    for seq in range(draw(st.integers(1, 6))):
+        cached, new = draw(st.integers(0, 900)), draw(st.integers(1, 150))
+        shared = draw(st.integers(0, cached)) // block_size
+        own = range(seq * 200, seq * 200 + -(-(cached + new) // block_size) - shared)
+        tables.append(prefix[:shared] + list(own))
+        spans.append((cached, cached + new))
+    max_blocks = max(map(len, tables))
+    positions = np.concatenate([np.arange(*span, dtype=np.int32) for span in spans])
+    batch = Batch(
+        positions=positions,
+        slot_mapping=positions,
+        query_starts=np.cumsum([0] + [end - start for start, end in spans], dtype=np.int32),
+        context_lens=np.array([end for _, end in spans], np.int32),
+        block_tables=np.array([table + [-1] * (max_blocks - len(table)) for table in tables], np.int32),
+    )
+    return batch, block_size
+
+
+@settings(max_examples=60, deadline=None)
+@given(batches())
+def test_every_row_meets_the_keys_up_to_its_own_once_and_in_its_own_blocks(case: tuple[Batch, int]) -> None:
+    batch, block_size = case
+    num_seqs, max_blocks = batch.block_tables.shape
+    row_seq = np.repeat(np.arange(num_seqs), np.diff(batch.query_starts))
+    met: dict[tuple[int, int], int] = {}
+    for first_row, end_row, table, first_key, end_key in attention.plan_items(batch, block_size).T.tolist():
+        assert 0 < end_row - first_row <= attention.ITEM_ROWS
+        assert first_key % SPAN == 0
+        assert 0 < end_key - first_key <= SPAN
+        blocks = slice(first_key // block_size, -(-end_key // block_size))
+        table_row = batch.block_tables[table // max_blocks]
+        for row in range(first_row, end_row):
+            met[row, first_key] = met.get((row, first_key), 0) + 1
+            seen = slice(blocks.start, int(min(batch.positions[row] // block_size + 1, blocks.stop)))
+            np.testing.assert_array_equal(table_row[seen], batch.block_tables[row_seq[row]][seen])
+            assert end_key > min(batch.positions[row], first_key + SPAN - 1), "a key that the row sees is left out"
+            assert end_key <= batch.context_lens[row_seq[row]], "a key that is not there yet"
+    expected = {(row, key): 1 for row, last in enumerate(batch.positions) for key in range(0, last + 1, SPAN)}
+    assert met.keys() >= expected.keys()
+    assert set(met.values()) == {1}
 
 
 def test_attention_is_blind_to_other_sequences_even_if_they_are_nan() -> None:
@@ -209,7 +263,7 @@ def test_attention_is_blind_to_other_sequences_even_if_they_are_nan() -> None:
     second.qkv[3] = np.nan
     spoilt = run(OPS, step, layout, OPS.allocate_cache(1, num_blocks, layout, block_size))
     for position in range(20):
-        assert_same(spoilt[id(first), position], clean[id(first), position])
+        np.testing.assert_array_equal(spoilt[id(first), position], clean[id(first), position])
     for position in range(30):
         assert np.isnan(spoilt[id(second), position]).all() == (position >= 3)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 BLOCK_TOKENS, BLOCK_OUT, DEPTH = 64, 64, 64
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_tokens"])
 def _multiply(
     x, weight, bias, y, num_tokens, num_outputs, num_inputs, has_bias: tl.constexpr,
     block_tokens: tl.constexpr, block_out: tl.constexpr, depth: tl.constexpr,
@@ -27,7 +27,7 @@ def _multiply(
     for first in range(0, num_inputs, depth):
         is_input = first + inputs < num_inputs
         x_place = tokens[:, None].to(tl.int64) * num_inputs + first + inputs[None, :]
-        values = tl.load(x + x_place, mask=is_token[:, None] & is_input[None, :], other=0).to(tl.float16)
+        values = tl.load(x + x_place, mask=is_token[:, None] & is_input[None, :], other=0)
         w_place = outputs[:, None].to(tl.int64) * num_inputs + first + inputs[None, :]
         weights = tl.load(weight + w_place, mask=is_output[:, None] & is_input[None, :], other=0)
         total = tl.dot(values, tl.trans(weights), acc=total)
@@ -43,7 +43,7 @@ def multiply(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     y = torch.empty((num_tokens, num_outputs), dtype=torch.float32, device=x.device)
     grid = (triton.cdiv(num_outputs, BLOCK_OUT), triton.cdiv(num_tokens, BLOCK_TOKENS))
     _multiply[grid](
-        x, weight, y if bias is None else bias, y, num_tokens, num_outputs, num_inputs, has_bias=bias is not None,
-        block_tokens=BLOCK_TOKENS, block_out=BLOCK_OUT, depth=DEPTH, num_warps=4, num_stages=3,
+        x.to(torch.float16), weight, y if bias is None else bias, y, num_tokens, num_outputs, num_inputs, has_bias=bias is not None,
+        block_tokens=BLOCK_TOKENS, block_out=BLOCK_OUT, depth=DEPTH, num_warps=4, num_stages=3, enable_fp_fusion=False,
     )  # fmt: skip
     return y

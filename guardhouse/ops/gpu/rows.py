@@ -1,12 +1,15 @@
 """What happens row by row: RMS norm, rotation with the write to the cache, SiLU times up.
 
-Each is one kernel, so that a row is read and written once. A row's sums run over its own values in a fixed tree.
+Each is one kernel, so that a row is read and written once. A row's sums run over its own values in a fixed tree, and no
+multiplication is fused with an addition behind our back.
 """
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+HEADS_AT_ONCE = 8
 
 
 @triton.jit
@@ -23,33 +26,41 @@ def _rms_norm(x, weight, y, width, eps, block: tl.constexpr):
 @triton.jit
 def _rope_and_store(
     qkv, cos, sin, positions, slots, keys, values, num_heads, num_kv_heads, block_size,
-    half: tl.constexpr, block: tl.constexpr,
+    half: tl.constexpr, pairs: tl.constexpr, heads_at_once: tl.constexpr,
 ):  # fmt: skip
-    """One token's one head: queries and keys are rotated in place; keys and values go to the cache as float16."""
-    token, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    """Some of a token's heads: queries and keys are rotated in place; keys and values go to the cache as float16.
+
+    A key whose value is not finite is cached as NaN beside a value of zeros: whoever may see the token gets NaN scores, and
+    whoever may not multiplies the zeros by zero. So attention need not look at values. A negative slot is padding.
+    """
+    token = tl.program_id(0).to(tl.int64)
+    num_query_programs = tl.cdiv(num_heads, heads_at_once)
+    is_query = tl.program_id(1) < num_query_programs
+    first_head = tl.where(is_query, tl.program_id(1), tl.program_id(1) - num_query_programs) * heads_at_once
+    heads = first_head + tl.arange(0, heads_at_once)
+    pair = tl.arange(0, pairs)
+    inside = (heads < tl.where(is_query, num_heads, num_kv_heads))[:, None] & (pair < half)[None, :]
     width = (num_heads + 2 * num_kv_heads) * 2 * half
-    pair = tl.arange(0, block)
-    inside = pair < half
-    row = qkv + token * width + head * 2 * half
-    first = tl.load(row + pair, mask=inside, other=0)
-    second = tl.load(row + half + pair, mask=inside, other=0)
-    is_rotated = head < num_heads + num_kv_heads
-    if is_rotated:
-        position = tl.load(positions + token).to(tl.int64)
-        c = tl.load(cos + position * half + pair, mask=inside, other=0)
-        s = tl.load(sin + position * half + pair, mask=inside, other=0)
-        turned = first * c - second * s
-        second = second * c + first * s
-        first = turned
-        tl.store(row + pair, first, mask=inside)
-        tl.store(row + half + pair, second, mask=inside)
-    if head >= num_heads:
-        slot = tl.load(slots + token).to(tl.int64)
-        kv_head = (head - num_heads) % num_kv_heads
-        place = (((slot // block_size) * num_kv_heads + kv_head) * block_size + slot % block_size) * 2 * half
-        target = keys if is_rotated else values
-        tl.store(target + place + pair, first.to(tl.float16), mask=inside)
-        tl.store(target + place + half + pair, second.to(tl.float16), mask=inside)
+    row = qkv + token * width + (tl.where(is_query, 0, num_heads) + heads[:, None]) * 2 * half + pair[None, :]
+    first, second = tl.load(row, mask=inside, other=0), tl.load(row + half, mask=inside, other=0)
+    position = tl.load(positions + token).to(tl.int64)
+    c = tl.load(cos + position * half + pair, mask=pair < half, other=0)[None, :]
+    s = tl.load(sin + position * half + pair, mask=pair < half, other=0)[None, :]
+    turned, other = first * c - second * s, second * c + first * s
+    tl.store(row, turned, mask=inside)
+    tl.store(row + half, other, mask=inside)
+    slot = tl.load(slots + token).to(tl.int64)
+    if (tl.program_id(1) >= num_query_programs) & (slot >= 0):
+        value = row + num_kv_heads * 2 * half
+        low, high = tl.load(value, mask=inside, other=0).to(tl.float16), tl.load(value + half, mask=inside, other=0).to(tl.float16)
+        is_finite = (tl.abs(low) < float("inf")) & (tl.abs(high) < float("inf"))
+        is_spoilt = (tl.max(tl.where(is_finite, 0, 1), axis=1) > 0)[:, None]
+        place = ((slot // block_size) * num_kv_heads + heads[:, None]) * block_size + slot % block_size
+        place = place * 2 * half + pair[None, :]
+        tl.store(keys + place, tl.where(is_spoilt, float("nan"), turned).to(tl.float16), mask=inside)
+        tl.store(keys + place + half, tl.where(is_spoilt, float("nan"), other).to(tl.float16), mask=inside)
+        tl.store(values + place, tl.where(is_spoilt, 0.0, low).to(tl.float16), mask=inside)
+        tl.store(values + place + half, tl.where(is_spoilt, 0.0, high).to(tl.float16), mask=inside)
 
 
 @triton.jit
@@ -66,7 +77,8 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """[tokens, width] -> the same, float32."""
     num_tokens, width = x.shape
     y = torch.empty_like(x)
-    _rms_norm[(num_tokens,)](x, weight, y, width, eps, block=triton.next_power_of_2(width), num_warps=8)
+    block = triton.next_power_of_2(width)
+    _rms_norm[(num_tokens,)](x, weight, y, width, eps, block=block, num_warps=8, enable_fp_fusion=False)
     return y
 
 
@@ -76,17 +88,18 @@ def rope_and_store(
     """`rope`: cos and sin [positions, half]; `batch`: positions and slots [tokens]; `cache`: one layer's keys and values."""
     keys, values = cache
     _, num_kv_heads, block_size, head_dim = keys.shape
-    grid = (len(qkv), num_heads + 2 * num_kv_heads)
     half = head_dim // 2
-    sizes = (num_heads, num_kv_heads, block_size)
-    _rope_and_store[grid](
-        qkv, *rope, *batch, keys, values, *sizes, half=half, block=triton.next_power_of_2(half), num_warps=1
-    )
+    programs = triton.cdiv(num_heads, HEADS_AT_ONCE) + triton.cdiv(num_kv_heads, HEADS_AT_ONCE)
+    _rope_and_store[(len(qkv), programs)](
+        qkv, *rope, *batch, keys, values, num_heads, num_kv_heads, block_size,
+        half=half, pairs=triton.next_power_of_2(half), heads_at_once=HEADS_AT_ONCE, num_warps=4, enable_fp_fusion=False,
+    )  # fmt: skip
 
 
 def silu_mul(gate_up: Tensor) -> Tensor:
     """[tokens, 2 * width] -> [tokens, width]."""
     num_tokens, width = len(gate_up), gate_up.shape[1] // 2
     y = torch.empty((num_tokens, width), dtype=torch.float32, device=gate_up.device)
-    _silu_mul[(num_tokens, triton.cdiv(width, 1024))](gate_up, y, width, block=1024)
+    grid = (num_tokens, triton.cdiv(width, 1024))
+    _silu_mul[grid](gate_up, y, width, block=1024, num_warps=4, enable_fp_fusion=False)
     return y

@@ -1,103 +1,145 @@
 """4-bit weights times 8-bit activations on tensor cores: exact integers within a group, floats in a fixed order.
 
-    codes    uint8 [out, in / 2]     group g of an output: bytes g*G/2 .. ; byte j holds input g*G + j in its low nibble and
-                                     input g*G + G/2 + j in its high one: two products per group, no shuffles
-    zeros    uint8 [groups, out]     subtracted before the product: -15 .. 15 is exact in int8
+    codes    uint8 [out / 64, groups, 64, G / 2]   a tile's bytes lie side by side; byte j of a group holds input j in its low
+                                                   nibble and input G/2 + j in its high one: two products, no shuffles
+    zeros    uint8 [groups, out]                   outputs padded to a multiple of 64 here and below
     scales   float [groups, out]
-    x        int8  [tokens, in], and one float scale per token and group
+    x        int8  [tokens, in]; per group and token one float scale and the sum of the codes, [groups, tokens]
 
-    result[t, o] = sum over parts of (sum over the part's groups of  int_sum * (x_scale * scale)), then bias
+    result[t, o] = sum over parts of (sum over the part's groups of  (codes . x - zero * x_sum) * (scale * x_scale)), then bias
 
 A part is a run of groups; its length depends on the weight's shape alone. Few tokens: one program per part, then the parts
-are added in order. Many tokens: one program walks all parts. Integer sums are exact and the float ones happen in the same
-order, so that a row's bits depend neither on the tile nor on what else is in the batch.
+are added in order. Many tokens: one program walks all parts. What is in brackets is below 2^24, so exact in integers and in
+floats alike, and the float sums happen in the same order with the same roundings (fused operations are written out, none
+are left to the compiler): a row's bits depend neither on the tile nor on what else is in the batch.
 """
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 import torch
 import triton
 import triton.language as tl
+from numpy.typing import NDArray
 from torch import Tensor
 
 GROUP_SIZES = (64, 128)  # half a group is the depth of one product: at least 32 for int8
-BLOCK_OUT = 64
-FEW_TOKENS = 16
+TILE_OUT = tl.constexpr(64)  # outputs whose codes lie side by side
 PROGRAMS_WANTED = 264  # two per multiprocessor of an H100 or H200
+GROUPS_AT_ONCE = 8
 ROUNDER = tl.constexpr(12582912.0)  # 1.5 * 2^23: adding it leaves the rounded integer in the low mantissa bits
+ROUNDER_BITS = tl.constexpr(0x4B400000)  # its own
 TINY = tl.constexpr(7.888609052210118e-31)  # 2^-100: a group below it counts as zero
 FINITE_BITS = tl.constexpr(0x7F800000)
 
 
-@triton.jit
-def _quantize(x, codes, scales, num_groups, group_size: tl.constexpr):
-    """One token's group: scale = max |x| / 127, code = round to nearest even. NaN or infinity gives the scale NaN."""
-    token, group = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    place = (token * num_groups + group) * group_size + tl.arange(0, group_size)
-    values = tl.load(x + place)
-    bits = tl.max(values.to(tl.int32, bitcast=True) & 0x7FFFFFFF, axis=0)  # as integers, NaN outranks every number
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """One program's share of the result, and how it is computed."""
+
+    outputs: int  # a multiple of 64
+    tokens: int
+    num_warps: int
+    num_stages: int  # groups on their way from memory
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How a product is cut. It changes the time, never a bit."""
+
+    tile: Tile
+    is_split: bool  # the parts side by side, where there are several
+
+
+# Few tokens are bound by the weights' bytes: many small programs, deep pipelines. Many are bound by the products: each byte
+# is used as often as registers allow, and a second sum (weights in several parts) takes registers too. None of these spills:
+# tests/ops/test_cuda_compiled.py has them compiled.
+FEW, SOME, MANY, MANY_IN_PARTS = Tile(64, 16, 4, 5), Tile(64, 64, 4, 3), Tile(128, 128, 8, 3), Tile(128, 64, 8, 3)
+
+
+@triton.jit(do_not_specialize=["num_tokens"])
+def _quantize(
+    x, codes, scales, sums, num_tokens, num_groups, group_size: tl.constexpr, groups_at_once: tl.constexpr
+):  # fmt: skip
+    """A token's groups: scale = max |x| / 127, code = round to nearest even. NaN or infinity gives the scale NaN."""
+    token = tl.program_id(0).to(tl.int64)
+    groups = tl.program_id(1) * groups_at_once + tl.arange(0, groups_at_once)
+    is_group = groups < num_groups
+    place = (token * num_groups + groups[:, None]) * group_size + tl.arange(0, group_size)[None, :]
+    values = tl.load(x + place, mask=is_group[:, None], other=0)
+    bits = tl.max(values.to(tl.int32, bitcast=True) & 0x7FFFFFFF, axis=1)  # as integers, NaN outranks every number
     largest = bits.to(tl.float32, bitcast=True)
     is_finite = bits < FINITE_BITS
     is_used = is_finite & (largest >= TINY)
     inverse = tl.where(is_used, 127.0 / tl.where(is_used, largest, 1.0), 0.0)
-    rounded = tl.where(is_used, values, 0.0) * inverse + ROUNDER
-    tl.store(codes + place, (rounded.to(tl.int32, bitcast=True) & 0xFF).to(tl.int8))
+    rounded = tl.where(is_used[:, None], values, 0.0) * inverse[:, None] + ROUNDER
+    code = rounded.to(tl.int32, bitcast=True) - ROUNDER_BITS
+    tl.store(codes + place, code.to(tl.int8), mask=is_group[:, None])
+    where = groups.to(tl.int64) * num_tokens + token
+    tl.store(sums + where, tl.sum(code, axis=1).to(tl.float32), mask=is_group)
     scale = tl.where(is_finite, tl.where(is_used, largest / 127.0, 0.0), float("nan"))
-    tl.store(scales + token * num_groups + group, scale)
+    tl.store(scales + where, scale, mask=is_group)
 
 
 @triton.jit
 def _sum_part(
-    x, x_scales, codes, zeros, scales, first_group, end_group, num_groups, num_outputs,
-    tokens, is_token, outputs, is_output, half: tl.constexpr, block_tokens: tl.constexpr, block_out: tl.constexpr,
+    x, x_scales, x_sums, codes, zeros, scales, first_group, end_group, num_groups, num_tokens, padded_outputs,
+    tokens, is_token, outputs, half: tl.constexpr, block_tokens: tl.constexpr, block_out: tl.constexpr,
 ):  # fmt: skip
-    """float32 [tokens, outputs]: the groups first_group .. end_group - 1, added in order."""
+    """float32 [outputs, tokens]: the groups first_group .. end_group - 1, added in order."""
     depth = tl.arange(0, half)
-    x_row = x + tokens[:, None].to(tl.int64) * (num_groups * 2 * half) + depth[None, :]
-    code_row = codes + outputs[:, None].to(tl.int64) * (num_groups * half) + depth[None, :]
-    total = tl.zeros((block_tokens, block_out), dtype=tl.float32)
+    x_row = x + tokens[None, :].to(tl.int64) * (num_groups * 2 * half) + depth[:, None]
+    tile = (outputs // TILE_OUT).to(tl.int64) * num_groups * TILE_OUT + outputs % TILE_OUT
+    code_row = codes + tile[:, None] * half + depth[None, :]
+    total = tl.zeros((block_out, block_tokens), dtype=tl.float32)
     for group in range(first_group, end_group):
-        low_x = tl.load(x_row + group * 2 * half, mask=is_token[:, None], other=0)
-        high_x = tl.load(x_row + group * 2 * half + half, mask=is_token[:, None], other=0)
-        pair = tl.load(code_row + group * half, mask=is_output[:, None], other=0)
-        zero = tl.load(zeros + group * num_outputs + outputs, mask=is_output, other=0).to(tl.int8)
-        low = (pair & 15).to(tl.int8) - zero[:, None]
-        high = (pair >> 4).to(tl.int8) - zero[:, None]
-        sums = tl.dot(low_x, tl.trans(low), out_dtype=tl.int32)
-        sums = tl.dot(high_x, tl.trans(high), acc=sums, out_dtype=tl.int32)
-        scale = tl.load(scales + group * num_outputs + outputs, mask=is_output, other=0).to(tl.float32)
-        x_scale = tl.load(x_scales + tokens.to(tl.int64) * num_groups + group, mask=is_token, other=0)
-        total += sums.to(tl.float32) * (x_scale[:, None] * scale[None, :])
+        low_x = tl.load(x_row + group * 2 * half, mask=is_token[None, :], other=0)
+        high_x = tl.load(x_row + group * 2 * half + half, mask=is_token[None, :], other=0)
+        pair = tl.load(code_row + group * TILE_OUT * half)
+        low, high = (pair & 15).to(tl.int8), (pair >> 4).to(tl.int8)
+        sums = tl.dot(low, low_x, out_dtype=tl.int32)
+        sums = tl.dot(high, high_x, acc=sums, out_dtype=tl.int32)
+        zero = tl.load(zeros + group * padded_outputs + outputs).to(tl.float32)
+        scale = tl.load(scales + group * padded_outputs + outputs).to(tl.float32)
+        x_sum = tl.load(x_sums + group * num_tokens + tokens, mask=is_token, other=0)
+        x_scale = tl.load(x_scales + group * num_tokens + tokens, mask=is_token, other=0)
+        exact = tl.fma(-zero[:, None], x_sum[None, :], sums.to(tl.float32))
+        total = tl.fma(exact, scale[:, None] * x_scale[None, :], total)
     return total
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_tokens"])
 def _multiply(
-    x, x_scales, codes, zeros, scales, bias, y, num_tokens, num_outputs, num_groups, groups_per_part,
-    has_bias: tl.constexpr, is_split: tl.constexpr,
+    x, x_scales, x_sums, codes, zeros, scales, bias, y, num_tokens, num_outputs, padded_outputs, num_groups,
+    groups_per_part, has_bias: tl.constexpr, is_split: tl.constexpr, is_whole: tl.constexpr,
     half: tl.constexpr, block_tokens: tl.constexpr, block_out: tl.constexpr,
 ):  # fmt: skip
-    """One tile of y [tokens, out]; split: one tile of one part, y being [parts, tokens, out]."""
+    """One tile of y [tokens, out]; split: one tile of one part, y being [parts, tokens, out]; whole: there is one part."""
     outputs = tl.program_id(0) * block_out + tl.arange(0, block_out)
     tokens = tl.program_id(1) * block_tokens + tl.arange(0, block_tokens)
     is_token, is_output = tokens < num_tokens, outputs < num_outputs
-    place = tokens[:, None].to(tl.int64) * num_outputs + outputs[None, :]
-    is_place = is_token[:, None] & is_output[None, :]
-    if is_split:
+    read_outputs = tl.minimum(outputs, padded_outputs - 1)
+    if is_split or is_whole:
         first = tl.program_id(2) * groups_per_part
         total = _sum_part(
-            x, x_scales, codes, zeros, scales, first, min(first + groups_per_part, num_groups), num_groups, num_outputs,
-            tokens, is_token, outputs, is_output, half, block_tokens, block_out,
+            x, x_scales, x_sums, codes, zeros, scales, first, min(first + groups_per_part, num_groups), num_groups,
+            num_tokens, padded_outputs, tokens, is_token, read_outputs, half, block_tokens, block_out,
         )  # fmt: skip
-        y += tl.program_id(2).to(tl.int64) * num_tokens * num_outputs
     else:
-        total = tl.zeros((block_tokens, block_out), dtype=tl.float32)
+        total = tl.zeros((block_out, block_tokens), dtype=tl.float32)
         for first in range(0, num_groups, groups_per_part):
             total += _sum_part(
-                x, x_scales, codes, zeros, scales, first, min(first + groups_per_part, num_groups), num_groups,
-                num_outputs, tokens, is_token, outputs, is_output, half, block_tokens, block_out,
+                x, x_scales, x_sums, codes, zeros, scales, first, min(first + groups_per_part, num_groups), num_groups,
+                num_tokens, padded_outputs, tokens, is_token, read_outputs, half, block_tokens, block_out,
             )  # fmt: skip
-        if has_bias:
-            total += tl.load(bias + outputs, mask=is_output, other=0)[None, :]
-    tl.store(y + place, total, mask=is_place)
+    if is_split:
+        y += tl.program_id(2).to(tl.int64) * num_tokens * num_outputs
+    elif has_bias:
+        total += tl.load(bias + outputs, mask=is_output, other=0)[:, None]
+    place = tokens[None, :].to(tl.int64) * num_outputs + outputs[:, None]
+    tl.store(y + place, total, mask=is_token[None, :] & is_output[:, None])
 
 
 @triton.jit
@@ -105,51 +147,87 @@ def _add_parts(parts, bias, y, num_parts, size, num_outputs, has_bias: tl.conste
     place = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)
     is_place = place < size
     total = tl.zeros((block,), dtype=tl.float32)
-    for part in range(num_parts):
-        total += tl.load(parts + part * size + place, mask=is_place, other=0)
+    for _ in range(num_parts):
+        total += tl.load(parts + place, mask=is_place, other=0)
+        parts += size
     if has_bias:
         total += tl.load(bias + place % num_outputs, mask=is_place, other=0)
     tl.store(y + place, total, mask=is_place)
 
 
+def pack_codes(codes: NDArray[np.uint8], group_size: int) -> NDArray[np.uint8]:
+    """[in, out] -> [out tiles, groups, 64, group_size / 2], outputs padded with zeros."""
+    num_inputs, num_outputs = codes.shape
+    tile = TILE_OUT.value
+    padded = np.zeros((padded_outputs(num_outputs), num_inputs), np.uint8)
+    padded[:num_outputs] = codes.T
+    halves = padded.reshape(-1, tile, num_inputs // group_size, 2, group_size // 2)
+    paired = halves[:, :, :, 0] | (halves[:, :, :, 1] << 4)
+    return np.ascontiguousarray(paired.swapaxes(1, 2))
+
+
+def pad_outputs(values: NDArray[Any]) -> NDArray[Any]:
+    """[groups, out] -> [groups, padded out], with zeros."""
+    return np.pad(values, ((0, 0), (0, padded_outputs(values.shape[1]) - values.shape[1])))
+
+
+def padded_outputs(num_outputs: int) -> int:
+    return int(triton.cdiv(num_outputs, TILE_OUT.value)) * TILE_OUT.value
+
+
 def groups_per_part(num_groups: int, num_outputs: int) -> int:
     """So many that few tokens still make enough programs; at least four, so that the parts' own traffic stays small."""
-    num_tiles = triton.cdiv(num_outputs, BLOCK_OUT)
+    num_tiles = triton.cdiv(num_outputs, TILE_OUT.value)
     num_parts = max(1, min(triton.cdiv(PROGRAMS_WANTED, num_tiles), num_groups // 4))
     return int(triton.cdiv(num_groups, num_parts))
 
 
-def quantize(x: Tensor, group_size: int) -> tuple[Tensor, Tensor]:
-    """float32 [tokens, in] -> int8 [tokens, in], float32 [tokens, groups]."""
+def quantize(x: Tensor, group_size: int) -> tuple[Tensor, Tensor, Tensor]:
+    """float32 [tokens, in] -> int8 [tokens, in]; scales and sums of codes, float32 [groups, tokens]."""
     num_tokens, width = x.shape
     num_groups = width // group_size
     codes = torch.empty((num_tokens, width), dtype=torch.int8, device=x.device)
-    scales = torch.empty((num_tokens, num_groups), dtype=torch.float32, device=x.device)
-    _quantize[(num_tokens, num_groups)](x, codes, scales, num_groups, group_size=group_size, num_warps=1)
-    return codes, scales
+    scales, sums = torch.empty((2, num_groups, num_tokens), dtype=torch.float32, device=x.device)
+    _quantize[(num_tokens, triton.cdiv(num_groups, GROUPS_AT_ONCE))](
+        x, codes, scales, sums, num_tokens, num_groups, group_size=group_size, groups_at_once=GROUPS_AT_ONCE,
+        num_warps=4, enable_fp_fusion=False,
+    )  # fmt: skip
+    return codes, scales, sums
 
 
-def multiply(
-    x: Tensor, weight: dict[str, Tensor], group_size: int, num_outputs: int, *, few_tokens: int = FEW_TOKENS
-) -> Tensor:
-    """float32 [tokens, in] -> float32 [tokens, out]. `few_tokens`: up to how many the parts run side by side."""
-    codes, x_scales = quantize(x, group_size)
-    num_tokens, num_groups = x_scales.shape
-    bias = weight.get("bias")
+def multiply(x: Tensor, weight: Mapping[str, Tensor], group_size: int, num_outputs: int, plan: Plan) -> Tensor:
+    """float32 [tokens, in] -> float32 [tokens, out], as `plan` says; the result's bits do not depend on it."""
+    codes, x_scales, x_sums = quantize(x, group_size)
+    num_groups, num_tokens = x_scales.shape
     y = torch.empty((num_tokens, num_outputs), dtype=torch.float32, device=x.device)
+    bias = weight.get("bias")
     per_part = groups_per_part(num_groups, num_outputs)
     num_parts = triton.cdiv(num_groups, per_part)
-    is_split = num_tokens <= few_tokens and num_parts > 1
+    is_split = plan.is_split and num_parts > 1
     target = y.new_empty((num_parts, num_tokens, num_outputs)) if is_split else y
-    block_tokens = 16 if num_tokens <= 16 else 64
-    grid = (triton.cdiv(num_outputs, BLOCK_OUT), triton.cdiv(num_tokens, block_tokens), num_parts if is_split else 1)
+    tile = plan.tile
+    grid = (triton.cdiv(num_outputs, tile.outputs), triton.cdiv(num_tokens, tile.tokens), num_parts if is_split else 1)
     _multiply[grid](
-        codes, x_scales, weight["codes"], weight["zeros"], weight["scales"], y if bias is None else bias, target,
-        num_tokens, num_outputs, num_groups, per_part,
-        has_bias=bias is not None, is_split=is_split,
-        half=group_size // 2, block_tokens=block_tokens, block_out=BLOCK_OUT, num_warps=4, num_stages=3,
+        codes, x_scales, x_sums, weight["codes"], weight["zeros"], weight["scales"], y if bias is None else bias, target,
+        num_tokens, num_outputs, padded_outputs(num_outputs), num_groups, per_part,
+        has_bias=bias is not None, is_split=is_split, is_whole=num_parts == 1,
+        half=group_size // 2, block_tokens=tile.tokens, block_out=tile.outputs,
+        num_warps=tile.num_warps, num_stages=tile.num_stages, enable_fp_fusion=False,
     )  # fmt: skip
     if is_split:
         parts = (target, y if bias is None else bias, y, num_parts, y.numel(), num_outputs)
-        _add_parts[(triton.cdiv(y.numel(), 1024),)](*parts, has_bias=bias is not None, block=1024)
+        _add_parts[(triton.cdiv(y.numel(), 1024),)](
+            *parts, has_bias=bias is not None, block=1024, enable_fp_fusion=False
+        )
     return y
+
+
+def plan_product(num_tokens: int, num_groups: int, num_outputs: int) -> Plan:
+    """The tile for so many tokens; the parts side by side where the tiles alone would leave multiprocessors idle."""
+    has_parts = groups_per_part(num_groups, num_outputs) < num_groups
+    if num_tokens <= 256:
+        tile = FEW if num_tokens <= FEW.tokens else SOME
+    else:
+        tile = MANY_IN_PARTS if has_parts else MANY
+    num_programs = triton.cdiv(num_outputs, tile.outputs) * triton.cdiv(num_tokens, tile.tokens)
+    return Plan(tile, has_parts and num_programs < PROGRAMS_WANTED // 2)
