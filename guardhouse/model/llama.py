@@ -28,6 +28,7 @@ from guardhouse.ops.table import (
     Ops,
     PackedLinear,
     RopeTable,
+    Step,
 )
 
 CACHED_FROM_BYTES = 64 * 2**20  # smaller checkpoints are packed faster than a cache is looked after
@@ -90,22 +91,30 @@ class Llama:
         assert batch.positions.max() < self.max_positions, "a position beyond the rope table"
         assert (rows[1:] > rows[:-1]).all(), "rows that do not ascend"
         spans = spans_of(adapters, batch.query_starts) if any(adapters) else []
-        x = self.embed(token_ids)  # [T, hidden]
-        for index in range(self.config.num_layers - 1):
-            qkv = self._store_keys(x, index, cache, batch, spans)  # [T, (heads + 2 * kv_heads) * head_dim]
-            self._project(x, self.ops.attention(qkv, self.layout, cache, index, batch), index, spans)
-        last = self.config.num_layers - 1
-        qkv = self._store_keys(x, last, cache, batch, spans)
-        if not len(rows):
+        asked = batch if len(rows) == len(token_ids) else batch.only(rows) if len(rows) else None
+        asked_spans = spans_of(adapters, batch.query_starts, rows) if spans else []
+        step = Step(token_ids, rows, batch, asked, cache)
+        logits = self.ops.run_step(step, partial(self._compute, spans, asked_spans), None if spans else id(self))
+        if logits is None:
             return np.zeros((0, self.config.vocab_size), np.float32)
-        if len(rows) < len(token_ids):
-            spans = spans_of(adapters, batch.query_starts, rows) if spans else []
-            x, qkv, batch = x[rows], qkv[rows], batch.only(rows)  # [R, ..]
-        self._project(x, self.ops.attention(qkv, self.layout, cache, last, batch), last, spans)
-        logits = self.ops.norm_linear(x, self._weights.final_norm, self.config.rms_norm_eps, self._weights.head)
         return np.asarray(self.ops.to_host(logits), np.float32)
 
-    def embed(self, token_ids: Int32) -> Array:
+    def _compute(self, spans: Sequence[Span], asked_spans: Sequence[Span], step: Step) -> Array | None:
+        """A step's operations. Their order and sizes depend on the step's shape alone, unless there are adapters."""
+        x = self.embed(step.token_ids)  # [T, hidden]
+        for index in range(self.config.num_layers - 1):
+            qkv = self._store_keys(x, index, step.cache, step.batch, spans)  # [T, (heads + 2 * kv_heads) * head_dim]
+            self._project(x, self.ops.attention(qkv, self.layout, step.cache, index, step.batch), index, spans)
+        last = self.config.num_layers - 1
+        qkv = self._store_keys(x, last, step.cache, step.batch, spans)
+        if step.asked is None:
+            return None
+        if step.asked is not step.batch:
+            x, qkv = x[step.rows], qkv[step.rows]  # [R, ..]
+        self._project(x, self.ops.attention(qkv, self.layout, step.cache, last, step.asked), last, asked_spans)
+        return self.ops.norm_linear(x, self._weights.final_norm, self.config.rms_norm_eps, self._weights.head)
+
+    def embed(self, token_ids: Array) -> Array:
         """What the first layer reads: [T, hidden]."""
         return self.ops.embed(self._weights.embedding, token_ids)
 

@@ -89,7 +89,7 @@ def load_adapter(folder: Path, config: LlamaConfig, ops: Ops) -> Adapter:
         for name, parts in fused_linears(config, layer).items():
             if any(f"{part.name}.A" in tensors for part in parts):
                 down, up = _fuse(parts, tensors, lora)
-                pairs[name] = LoraPair(ops.pack_dense(DenseWeight(down)), ops.pack_dense(DenseWeight(up)))
+                pairs[name] = LoraPair(*(ops.place(ops.pack_dense(DenseWeight(part))) for part in (down, up)))
                 num_bytes += down.nbytes + up.nbytes
         layers.append(pairs)
     return Adapter(_fingerprint(folder), layers, num_bytes)

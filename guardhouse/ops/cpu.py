@@ -9,7 +9,7 @@ stay 4 bit, products and sums are integers within a group. Keys and values are c
 
 import os
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from ctypes import CDLL, Structure, byref
 from typing import Any, Generic, TypeVar
 
@@ -29,6 +29,7 @@ from guardhouse.ops.table import (
     KVCache,
     PackedLinear,
     RopeTable,
+    Step,
 )
 
 Key = TypeVar("Key")
@@ -112,6 +113,9 @@ class CpuOps:
 
     def import_blocks(self, cache: KVCache, blocks: Int32, keys: NDArray[Any], values: NDArray[Any]) -> None:
         kv_blocks.import_blocks(cache, blocks, keys, values)
+
+    def run_step(self, step: Step, compute: Callable[[Step], Float32 | None], key: Hashable | None) -> Float32 | None:  # noqa: ARG002  # nothing is recorded
+        return compute(step)
 
     def embed(self, table: PackedLinear, token_ids: Int32) -> Float32:
         assert table.kind == "dense", "only a dense table has rows"

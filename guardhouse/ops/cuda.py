@@ -8,19 +8,30 @@ on the CPU; dense ones in float16 with float32 sums. Keys and values are cached 
 (memory-mapped from the cache on disk) until `place` copies them to the device.
 """
 
+from collections.abc import Callable, Hashable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
-import triton
 from numpy.typing import NDArray
 from torch import Tensor
 
 from guardhouse.errors import BackendError
 from guardhouse.ops.gpu import attention, dense, rows, w4a8
+from guardhouse.ops.gpu.steps import CudaGraphRecorder, Inputs, Recorder, Steps, step_arrays
 from guardhouse.ops.panels import activation_group_size
-from guardhouse.ops.table import Batch, DenseWeight, HeadLayout, Int4Weight, Int32, KVCache, PackedLinear, RopeTable
+from guardhouse.ops.table import (
+    Batch,
+    DenseWeight,
+    HeadLayout,
+    Int4Weight,
+    Int32,
+    KVCache,
+    PackedLinear,
+    RopeTable,
+    Step,
+)
 
 RESERVED_BYTES = 1 << 30  # for activations and the allocator's own slack
 
@@ -28,18 +39,20 @@ RESERVED_BYTES = 1 << 30  # for activations and the allocator's own slack
 class CudaOps:
     """See `guardhouse.ops.table.Ops` for every method's meaning.
 
-    `device`: "cuda", or "cpu" under Triton's interpreter, for tests.
+    `device`: "cuda"; for tests "cpu", under Triton's interpreter, or "meta", where nothing is computed. `recorder` stands in
+    for CUDA graphs there.
     """
 
     name = "cuda"
     version = "w4a8-2"
     is_deterministic = False  # made to be, but not yet proven bit for bit on a device
 
-    def __init__(self, device: str = "cuda") -> None:
+    def __init__(self, device: str = "cuda", recorder: Recorder | None = None) -> None:
         if device == "cuda" and not torch.cuda.is_available():
             raise BackendError(f"torch {torch.__version__} finds no CUDA device; run `guardhouse doctor`")
         self._device = torch.device(device)
-        self._latest: tuple[Batch, dict[str, Tensor]] | None = None
+        self._steps = Steps(self._device, CudaGraphRecorder() if device == "cuda" else recorder)
+        self._latest: tuple[Batch, Batch | None, Inputs] | None = None
 
     def pack_int4(self, weight: Int4Weight) -> PackedLinear:
         num_inputs, num_outputs = weight.codes.shape
@@ -77,7 +90,13 @@ class CudaOps:
         return self._upload(np.array(values, np.float32, order="C"))
 
     def to_host(self, values: Tensor) -> NDArray[np.float32]:
-        host: NDArray[np.float32] = values.cpu().numpy()  # the step's one synchronisation
+        """The step's one synchronisation."""
+        if self._device.type == "cuda":
+            pinned = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+            pinned.copy_(values, non_blocking=True)
+            torch.cuda.current_stream(self._device).synchronize()
+            values = pinned
+        host: NDArray[np.float32] = values.cpu().numpy()
         return host
 
     def allocate_cache(self, num_layers: int, num_blocks: int, layout: HeadLayout, block_size: int) -> KVCache:
@@ -100,10 +119,24 @@ class CudaOps:
         index = self._upload(blocks.astype(np.int64))
         cache.keys[:, index], cache.values[:, index] = self._upload(keys), self._upload(values)
 
-    def embed(self, table: PackedLinear, token_ids: Int32) -> Tensor:
+    def run_step(self, step: Step, compute: Callable[[Step], Tensor | None], key: Hashable | None) -> Tensor | None:
+        """As a CUDA graph, once steps of this key, cache and shape came before. Waits only if there is no result."""
+
+        def body(inputs: Inputs) -> Tensor | None:
+            self._latest = step.batch, step.asked, inputs
+            return compute(replace(step, token_ids=inputs.arrays["token_ids"], rows=inputs.arrays["rows"]))
+
+        arrays, shape = step_arrays(step)
+        result = self._steps.run(arrays, shape, body, None if key is None else (key, id(step.cache)))
+        if result is None and self._device.type == "cuda":
+            torch.cuda.current_stream(self._device).synchronize()  # else the next step would be charged for this one
+        return result
+
+    def embed(self, table: PackedLinear, token_ids: Tensor | Int32) -> Tensor:
         assert table.kind == "dense", "only a dense table has rows"
         weight: Tensor = table.arrays["weight"]
-        return weight[self._upload(token_ids.astype(np.int64))].float()
+        ids = token_ids if isinstance(token_ids, Tensor) else self._upload(token_ids)
+        return weight.index_select(0, ids).float()
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         return rows.rms_norm(x, weight, eps)
@@ -117,15 +150,18 @@ class CudaOps:
     def rope_and_store(
         self, qkv: Tensor, rope: RopeTable, layout: HeadLayout, cache: KVCache, layer: int, batch: Batch
     ) -> None:
-        on_device = self._on_device(batch, cache.block_size)
-        where = on_device["positions"], on_device["slot_mapping"]
+        inputs, is_asked = self._inputs(batch, cache)
+        assert not is_asked, "the last layer's keys are those of the whole batch"
+        where = inputs.arrays["positions"], inputs.arrays["slot_mapping"]
         layer_cache = cache.keys[layer], cache.values[layer]
         rows.rope_and_store(qkv, (rope.cos, rope.sin), where, layer_cache, layout.num_heads)
 
     def attention(self, qkv: Tensor, layout: HeadLayout, cache: KVCache, layer: int, batch: Batch) -> Tensor:
-        on_device = self._on_device(batch, cache.block_size)
-        max_spans = triton.cdiv(int(batch.context_lens.max()), attention.SPAN)
-        return attention.attend(qkv, (cache.keys[layer], cache.values[layer]), on_device, layout.num_heads, max_spans)
+        inputs, is_asked = self._inputs(batch, cache)
+        names = ("asked_positions", "asked_items") if is_asked else ("positions", "items")
+        where = tuple(inputs.arrays[name] for name in (*names, "block_tables"))
+        layer_cache = cache.keys[layer], cache.values[layer]
+        return attention.attend(qkv, layer_cache, where, layout.num_heads, inputs.shape.max_spans)
 
     def silu_mul(self, gate_up: Tensor) -> Tensor:
         return rows.silu_mul(gate_up)
@@ -148,17 +184,17 @@ class CudaOps:
             values = values.copy()
         return torch.from_numpy(np.ascontiguousarray(values)).to(self._device)
 
-    def _on_device(self, batch: Batch, block_size: int) -> dict[str, Tensor]:
-        """What all layers of a step ask of its batch: copied once, found again by identity."""
-        if self._latest is None or self._latest[0] is not batch:
-            arrays = {
-                "positions": batch.positions,
-                "slot_mapping": batch.slot_mapping,
-                "block_tables": batch.block_tables,
-                "items": attention.plan_items(batch, block_size),
-            }
-            self._latest = batch, {name: self._upload(array) for name, array in arrays.items()}
-        return self._latest[1]
+    def _inputs(self, batch: Batch, cache: KVCache) -> tuple[Inputs, bool]:
+        """What all layers ask of their batch, and whether it is the asked one: sent with the step, found by identity.
+
+        Layers that run outside a step bring their batch themselves.
+        """
+        if self._latest is None or (batch is not self._latest[0] and batch is not self._latest[1]):
+            nothing = np.zeros(len(batch.positions), np.int32)
+            arrays, shape = step_arrays(Step(nothing, nothing[:0], batch, None, cache))
+            self._latest = batch, None, self._steps.send(arrays, shape)
+        whole, _, inputs = self._latest
+        return inputs, batch is not whole
 
 
 def describe_device() -> str:

@@ -4,6 +4,7 @@ Knows: the mathematics of ops/table.py, nothing about speed.
 Never knows: native code, quantised activations.
 """
 
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from guardhouse.ops.table import (
     KVCache,
     PackedLinear,
     RopeTable,
+    Step,
 )
 
 
@@ -67,6 +69,9 @@ class ReferenceOps:
 
     def import_blocks(self, cache: KVCache, blocks: Int32, keys: NDArray[Any], values: NDArray[Any]) -> None:
         kv_blocks.import_blocks(cache, blocks, keys, values)
+
+    def run_step(self, step: Step, compute: Callable[[Step], Float32 | None], key: Hashable | None) -> Float32 | None:  # noqa: ARG002  # nothing is recorded
+        return compute(step)
 
     def embed(self, table: PackedLinear, token_ids: Int32) -> Float32:
         if len(token_ids) and not 0 <= token_ids.min() <= token_ids.max() < table.out_features:

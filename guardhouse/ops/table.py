@@ -11,7 +11,7 @@ for attention, on the cached keys and values of its own sequence at positions <=
 the batch was cut, or on the number of threads.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -111,6 +111,17 @@ class RopeTable:
     sin: Array  # the same
 
 
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What a model computes in one go."""
+
+    token_ids: Array  # int32 [T]: the host's, or as the backend hands it to what `run_step` runs
+    rows: Array  # the same, [R], ascending: the tokens after which logits are asked for
+    batch: Batch
+    asked: Batch | None  # batch.only(rows); the batch itself if every token is asked for; None if none is
+    cache: KVCache
+
+
 class Ops(Protocol):
     """A backend. Every operation returns a new array unless it says that it works in place."""
 
@@ -154,8 +165,15 @@ class Ops(Protocol):
     def import_blocks(self, cache: KVCache, blocks: Int32, keys: NDArray[Any], values: NDArray[Any]) -> None:
         """The inverse of export_blocks."""
 
-    def embed(self, table: PackedLinear, token_ids: Int32) -> Array:
-        """Rows of a dense table as float32: [T] -> [T, hidden]."""
+    def run_step(self, step: Step, compute: Callable[[Step], Array | None], key: Hashable | None) -> Array | None:
+        """compute(step), with the step's token ids and rows as the backend wants them; None where no rows are asked for.
+
+        `key` names whatever else `compute` reads: for steps of one key and cache a backend may record the operations and
+        repeat them with other numbers. None: it may not. The result is good until the next step.
+        """
+
+    def embed(self, table: PackedLinear, token_ids: Array) -> Array:
+        """Rows of a dense table as float32: [T] -> [T, hidden]. `token_ids`: int32, the host's or a step's."""
 
     def rms_norm(self, x: Array, weight: Array, eps: float) -> Array:
         """x / sqrt(mean(x^2) + eps) * weight, per row: [T, hidden] -> [T, hidden]."""

@@ -12,10 +12,9 @@ numbers in the same order whatever else is in the batch. Within a span keys are 
 not see leave its maximum, sum and result as they were, bit for bit. Keys and values of other sequences are never read.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import numpy as np
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -24,6 +23,7 @@ from guardhouse.ops.table import Batch, Int32
 
 ITEM_ROWS, SPAN, CHUNK = 64, 256, 64
 ITEM_FIELDS = 5  # first row, end row, where the block table starts, first key, end of keys
+TABLE = 2  # the field that says where the block table starts
 ROWS_AT_ONCE = 8
 LOG2_E = 1.4426950408889634
 
@@ -117,9 +117,7 @@ def plan_items(batch: Batch, block_size: int) -> Int32:
     for first, end, num_shared in _groups(batch, block_size):
         for row in range(starts[first], starts[end], ITEM_ROWS):
             end_row = min(row + ITEM_ROWS, starts[end])
-            items += [
-                (row, end_row, first * max_blocks, key, key + SPAN) for key in range(0, num_shared * SPAN, SPAN)
-            ]
+            items += [(row, end_row, first * max_blocks, key, key + SPAN) for key in range(0, num_shared * SPAN, SPAN)]
         for seq in range(first, end):
             for row in range(starts[seq], starts[seq + 1], ITEM_ROWS):
                 end_row = min(row + ITEM_ROWS, starts[seq + 1])
@@ -153,21 +151,22 @@ def _num_shared(batch: Batch, seq: int, block_size: int) -> int:
 
 
 def attend(
-    qkv: Tensor, cache: tuple[Tensor, Tensor], batch: Mapping[str, Tensor], num_heads: int, max_spans: int
+    qkv: Tensor, cache: tuple[Tensor, Tensor], batch: tuple[Tensor, ...], num_heads: int, max_spans: int
 ) -> Tensor:
     """qkv as rope_and_store left it, one layer's keys and values -> float32 [tokens, heads * head_dim].
 
-    `batch`: positions, items as planned, block_tables laid end to end. `max_spans`: of the longest context.
+    `batch`: positions, items as planned, block tables laid end to end. `max_spans`: of the longest context.
     """
     keys, values = cache
     _, num_kv_heads, block_size, head_dim = keys.shape
-    num_tokens, items, positions = len(qkv), batch["items"], batch["positions"]
+    positions, items, block_tables = batch
+    num_tokens = len(qkv)
     maxima, sums = qkv.new_empty((2, max_spans, num_tokens, num_heads))
     results = qkv.new_empty((max_spans, num_tokens, num_heads, head_dim))
     out = qkv.new_empty((num_tokens, num_heads * head_dim))
     head_block = max(16, triton.next_power_of_2(head_dim))
     _attend_span[(items.shape[1], num_heads)](
-        qkv, maxima, sums, results, keys, values, batch["block_tables"], positions, items,
+        qkv, maxima, sums, results, keys, values, block_tables, positions, items,
         head_dim**-0.5 * LOG2_E, num_tokens, items.shape[1], num_heads, num_kv_heads,
         block_size=block_size, head_dim=head_dim, head_block=head_block, item_rows=ITEM_ROWS, span=SPAN, chunk=CHUNK,
         num_warps=4, num_stages=2, enable_fp_fusion=False,

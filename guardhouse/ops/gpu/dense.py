@@ -42,8 +42,9 @@ def multiply(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     (num_tokens, num_inputs), num_outputs = x.shape, len(weight)
     y = torch.empty((num_tokens, num_outputs), dtype=torch.float32, device=x.device)
     grid = (triton.cdiv(num_outputs, BLOCK_OUT), triton.cdiv(num_tokens, BLOCK_TOKENS))
+    halves = x.to(torch.float16)  # once, not by every program
     _multiply[grid](
-        x.to(torch.float16), weight, y if bias is None else bias, y, num_tokens, num_outputs, num_inputs, has_bias=bias is not None,
+        halves, weight, y if bias is None else bias, y, num_tokens, num_outputs, num_inputs, has_bias=bias is not None,
         block_tokens=BLOCK_TOKENS, block_out=BLOCK_OUT, depth=DEPTH, num_warps=4, num_stages=3, enable_fp_fusion=False,
     )  # fmt: skip
     return y

@@ -52,7 +52,10 @@ def _rope_and_store(
     slot = tl.load(slots + token).to(tl.int64)
     if (tl.program_id(1) >= num_query_programs) & (slot >= 0):
         value = row + num_kv_heads * 2 * half
-        low, high = tl.load(value, mask=inside, other=0).to(tl.float16), tl.load(value + half, mask=inside, other=0).to(tl.float16)
+        low, high = (
+            tl.load(value, mask=inside, other=0).to(tl.float16),
+            tl.load(value + half, mask=inside, other=0).to(tl.float16),
+        )
         is_finite = (tl.abs(low) < float("inf")) & (tl.abs(high) < float("inf"))
         is_spoilt = (tl.max(tl.where(is_finite, 0, 1), axis=1) > 0)[:, None]
         place = ((slot // block_size) * num_kv_heads + heads[:, None]) * block_size + slot % block_size

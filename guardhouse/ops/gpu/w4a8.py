@@ -1,12 +1,12 @@
 """4-bit weights times 8-bit activations on tensor cores: exact integers within a group, floats in a fixed order.
 
-    codes    uint8 [out / 64, groups, 64, G / 2]   a tile's bytes lie side by side; byte j of a group holds input j in its low
-                                                   nibble and input G/2 + j in its high one: two products, no shuffles
+    codes    uint8 [out / 64, groups, 64, G / 2]   a tile's bytes lie side by side; byte j of a group holds input j in its
+                                                   low nibble, input G/2 + j in its high one: two products, no shuffles
     zeros    uint8 [groups, out]                   outputs padded to a multiple of 64 here and below
     scales   float [groups, out]
     x        int8  [tokens, in]; per group and token one float scale and the sum of the codes, [groups, tokens]
 
-    result[t, o] = sum over parts of (sum over the part's groups of  (codes . x - zero * x_sum) * (scale * x_scale)), then bias
+    result[t, o] = bias + sum over parts of sum over a part's groups of  (codes . x - zero * x_sum) * (scale * x_scale)
 
 A part is a run of groups; its length depends on the weight's shape alone. Few tokens: one program per part, then the parts
 are added in order. Many tokens: one program walks all parts. What is in brackets is below 2^24, so exact in integers and in
@@ -56,6 +56,7 @@ class Plan:
 # Few tokens are bound by the weights' bytes: many small programs, deep pipelines. Many are bound by the products: each byte
 # is used as often as registers allow, and a second sum (weights in several parts) takes registers too. None of these spills:
 # tests/ops/test_cuda_compiled.py has them compiled.
+SOME_TOKENS = 256
 FEW, SOME, MANY, MANY_IN_PARTS = Tile(64, 16, 4, 5), Tile(64, 64, 4, 3), Tile(128, 128, 8, 3), Tile(128, 64, 8, 3)
 
 
@@ -172,7 +173,8 @@ def pad_outputs(values: NDArray[Any]) -> NDArray[Any]:
 
 
 def padded_outputs(num_outputs: int) -> int:
-    return int(triton.cdiv(num_outputs, TILE_OUT.value)) * TILE_OUT.value
+    tile = int(TILE_OUT.value)
+    return -(-num_outputs // tile) * tile
 
 
 def groups_per_part(num_groups: int, num_outputs: int) -> int:
@@ -225,9 +227,8 @@ def multiply(x: Tensor, weight: Mapping[str, Tensor], group_size: int, num_outpu
 def plan_product(num_tokens: int, num_groups: int, num_outputs: int) -> Plan:
     """The tile for so many tokens; the parts side by side where the tiles alone would leave multiprocessors idle."""
     has_parts = groups_per_part(num_groups, num_outputs) < num_groups
-    if num_tokens <= 256:
-        tile = FEW if num_tokens <= FEW.tokens else SOME
-    else:
-        tile = MANY_IN_PARTS if has_parts else MANY
+    few = FEW if num_tokens <= FEW.tokens else SOME
+    many = MANY_IN_PARTS if has_parts else MANY
+    tile = few if num_tokens <= SOME_TOKENS else many
     num_programs = triton.cdiv(num_outputs, tile.outputs) * triton.cdiv(num_tokens, tile.tokens)
     return Plan(tile, has_parts and num_programs < PROGRAMS_WANTED // 2)

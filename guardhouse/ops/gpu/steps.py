@@ -1,0 +1,246 @@
+"""A step on the device: its inputs in one copy, its launches recorded and replayed where its shape repeats.
+
+A step of a large model is hundreds of small launches; from Python they take longer than the work of a short step. Recorded
+as a CUDA graph they are one. A graph has fixed addresses and sizes, so a step is padded to a shape of a coarser grid, and
+its numbers go into one buffer that never moves:
+
+    token_ids positions slot_mapping   items     rows asked_positions   asked_items   block_tables …
+    [T]       [T]       [T]            [5, I]    [R]  [R]               [5, J]        int32, from multiples of 16 bytes
+
+Padding is a token that is not cached (its slot is -1), an item without rows, a row that nobody reads. "asked" is the last
+layer's batch, which has the asked rows only; where every token is asked for, or none, it is empty.
+
+A shape's first step runs as it is, padded: that compiles its kernels. Its second is recorded; from then on it is replayed.
+
+Knows: shapes, buffers, when to record.
+Never knows: what a step computes, which kernels it launches.
+"""
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from guardhouse.ops.gpu.attention import ITEM_FIELDS, SPAN, TABLE, plan_items
+from guardhouse.ops.table import Int32, Step
+
+logger = logging.getLogger(__name__)
+
+MAX_RECORDED_TOKENS = 1024  # a longer step's work hides its launches
+MAX_RECORDINGS = 128  # the least recently used one is dropped
+CAPACITY = 1 << 18  # numbers of the buffer: 64 tables of 4,096 blocks; a step that needs more gets a buffer of its own
+MIN_ITEMS = 8
+ALIGNMENT = 4  # numbers; 16 bytes, which Triton specialises kernels for
+PADDING = {"slot_mapping": -1}  # 0 elsewhere
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """All that a step's launches depend on."""
+
+    num_tokens: int
+    num_items: int  # of attention
+    max_spans: int  # of keys, of the longest context
+    num_rows: int  # of the last layer, if it has some of the tokens only; else 0
+    num_asked_items: int  # the same
+    has_result: bool
+
+    def padded(self) -> "Shape":
+        """The shape of the grid that this one fits into.
+
+        >>> Shape(127, 9, 4, 2, 4, True).padded()
+        Shape(num_tokens=128, num_items=16, max_spans=4, num_rows=16, num_asked_items=8, has_result=True)
+        """
+        return Shape(
+            num_tokens=_rounded(self.num_tokens),
+            num_items=max(MIN_ITEMS, _power_of_two(self.num_items)),
+            max_spans=_power_of_two(self.max_spans),
+            num_rows=max(16, _rounded(self.num_rows)) if self.num_rows else 0,
+            num_asked_items=max(MIN_ITEMS, _power_of_two(self.num_asked_items)) if self.num_asked_items else 0,
+            has_result=self.has_result,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """A step's numbers on the device."""
+
+    shape: Shape
+    arrays: Mapping[str, Tensor]  # int32, by the names in this file's head
+
+
+Body = Callable[[Inputs], Tensor | None]  # the launches of a step: inputs -> result, None if nobody reads one
+
+
+class Recorder(Protocol):
+    """Records a call's launches without running them."""
+
+    def __call__(self, call: Callable[[], Tensor | None]) -> tuple[Callable[[], None], Tensor | None]:
+        """(run the launches again, the result that they write each time)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    replay: Callable[[], None]
+    result: Tensor | None
+    body: Body  # keeps alive whatever the launches read and write
+
+
+class Steps:
+    """Runs steps, one at a time. A result is good until the next step."""
+
+    def __init__(self, device: torch.device, recorder: Recorder | None) -> None:
+        self._device = device
+        self._recorder = recorder  # None: every step runs as it is
+        self._buffer: Tensor | None = None  # made with the first step
+        self._seen: set[Hashable] = set()
+        self._recordings: OrderedDict[Hashable, Recording] = OrderedDict()
+
+    def run(self, arrays: Mapping[str, Int32], shape: Shape, body: Body, key: Hashable | None) -> Tensor | None:
+        """`body` on the step's numbers. `key` names what else it reads and writes; None: it must not be recorded."""
+        padded = shape.padded()
+        if key is None or self._recorder is None or padded.num_tokens > MAX_RECORDED_TOKENS:
+            return body(self.send(arrays, shape))
+        flat = lay_out(arrays, padded)
+        if len(flat) > CAPACITY:
+            return body(self.send(arrays, shape))
+        result = self._run_padded(self._send_flat(flat, padded), body, (key, padded))
+        return None if result is None else result[: shape.num_rows or shape.num_tokens]
+
+    def send(self, arrays: Mapping[str, Int32], shape: Shape) -> Inputs:
+        """The step's numbers on the device, not padded beyond `shape`."""
+        return self._send_flat(lay_out(arrays, shape), shape)
+
+    def _run_padded(self, inputs: Inputs, body: Body, key: Hashable) -> Tensor | None:
+        recording = self._recordings.get(key)
+        if recording is None and key in self._seen:
+            recording = self._record(inputs, body, key)
+        if recording is None:
+            self._seen.add(key)
+            return body(inputs)
+        self._recordings.move_to_end(key)
+        recording.replay()
+        return recording.result
+
+    def _record(self, inputs: Inputs, body: Body, key: Hashable) -> Recording | None:
+        assert self._recorder is not None
+        try:
+            replay, result = self._recorder(lambda: body(inputs))
+        except RuntimeError:
+            logger.warning("a step could not be recorded as a CUDA graph: from now on none is", exc_info=True)
+            self._recorder = None
+            self._recordings.clear()
+            return None
+        recording = self._recordings[key] = Recording(replay, result, body)
+        if len(self._recordings) > MAX_RECORDINGS:
+            self._recordings.popitem(last=False)
+        return recording
+
+    def _send_flat(self, flat: Int32, shape: Shape) -> Inputs:
+        """One copy, from pinned memory, that nobody waits for."""
+        if self._buffer is None:
+            self._buffer = torch.zeros(CAPACITY, dtype=torch.int32, device=self._device)
+        fits = len(flat) <= CAPACITY
+        target = self._buffer[: len(flat)] if fits else torch.empty(len(flat), dtype=torch.int32, device=self._device)
+        source = torch.from_numpy(flat)
+        if self._device.type == "cuda":
+            source = source.pin_memory()
+        target.copy_(source, non_blocking=True)
+        return Inputs(shape, _cut(target, shape))
+
+
+def step_arrays(step: Step) -> tuple[dict[str, Int32], Shape]:
+    """The step's numbers, not yet padded. The asked batch's tables follow the batch's own."""
+    batch, asked, block_size = step.batch, step.asked, step.cache.block_size
+    nothing = np.zeros((ITEM_FIELDS, 0), np.int32)
+    items, asked_items, tables = plan_items(batch, block_size), nothing, [batch.block_tables.reshape(-1)]
+    asked_rows, asked_positions = nothing[0], nothing[0]
+    if asked is not None and asked is not batch:
+        asked_rows, asked_positions = step.rows, asked.positions
+        asked_items = plan_items(asked, block_size)
+        asked_items[TABLE] += tables[0].size
+        tables.append(asked.block_tables.reshape(-1))
+    arrays = {
+        "token_ids": step.token_ids,
+        "positions": batch.positions,
+        "slot_mapping": batch.slot_mapping,
+        "items": items,
+        "rows": asked_rows,
+        "asked_positions": asked_positions,
+        "asked_items": asked_items,
+        "block_tables": np.concatenate(tables),
+    }
+    max_spans = -(-int(batch.context_lens.max()) // SPAN)
+    num_items, num_asked_items = items.shape[1], asked_items.shape[1]
+    return arrays, Shape(
+        len(step.token_ids), num_items, max_spans, len(asked_rows), num_asked_items, has_result=asked is not None
+    )
+
+
+def lay_out(arrays: Mapping[str, Int32], shape: Shape) -> Int32:
+    """The step's numbers as one array, padded to `shape`; the block tables last, as long as they are."""
+    parts = _parts(shape)
+    tables = arrays["block_tables"]
+    flat = np.zeros(sum(_multiple(size, ALIGNMENT) for size in parts.values()) + len(tables), np.int32)
+    start = 0
+    for name, size in parts.items():
+        part = flat[start : start + size]
+        part[:] = PADDING.get(name, 0)
+        values = arrays[name]
+        part.reshape(*values.shape[:-1], -1)[..., : values.shape[-1]] = values
+        start += _multiple(size, ALIGNMENT)
+    flat[start:] = tables
+    return flat
+
+
+def _cut(flat: Tensor, shape: Shape) -> dict[str, Tensor]:
+    """The inverse of `lay_out`: views."""
+    arrays, start = {}, 0
+    for name, size in _parts(shape).items():
+        arrays[name] = flat[start : start + size]
+        start += _multiple(size, ALIGNMENT)
+    arrays["items"] = arrays["items"].view(ITEM_FIELDS, shape.num_items)
+    arrays["asked_items"] = arrays["asked_items"].view(ITEM_FIELDS, shape.num_asked_items)
+    arrays["block_tables"] = flat[start:]
+    return arrays
+
+
+def _parts(shape: Shape) -> dict[str, int]:
+    """Numbers in each part, in order; the block tables follow."""
+    sizes = dict.fromkeys(("token_ids", "positions", "slot_mapping"), shape.num_tokens)
+    sizes["items"] = ITEM_FIELDS * shape.num_items
+    sizes |= dict.fromkeys(("rows", "asked_positions"), shape.num_rows)
+    sizes["asked_items"] = ITEM_FIELDS * shape.num_asked_items
+    return sizes
+
+
+def _rounded(number: int) -> int:
+    """1, 2, 4, 8, 16, 32, 48, .. 128, 192, 256, .."""
+    return _power_of_two(number) if number <= 16 else _multiple(number, 16 if number <= 128 else 64)
+
+
+def _power_of_two(number: int) -> int:
+    return 1 << (number - 1).bit_length()
+
+
+def _multiple(number: int, step: int) -> int:
+    return -(-number // step) * step
+
+
+class CudaGraphRecorder:
+    """torch.cuda.graph. All graphs share one pool of memory: one runs at a time, its result is read before the next."""
+
+    def __init__(self) -> None:
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def __call__(self, call: Callable[[], Tensor | None]) -> tuple[Callable[[], None], Tensor | None]:
+        graph = torch.cuda.CUDAGraph()
+        # thread_local: what other threads do meanwhile, such as loading an adapter, does not break the recording.
+        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+            result = call()
+        return graph.replay, result
