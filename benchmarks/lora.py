@@ -43,8 +43,8 @@ def random_adapter(model: Llama, rank: int, names: Sequence[str], seed: int) -> 
                 ranks, outputs = rank * len(parts), sum(part.out_features for part in parts)
                 down = generator.standard_normal((ranks, parts[0].in_features), np.float32) * np.float32(0.01)
                 up = generator.standard_normal((outputs, ranks), np.float32) * np.float32(0.01)
-                pack = model.ops.pack_dense
-                pairs[name] = LoraPair(pack(DenseWeight(down)), pack(DenseWeight(up)))
+                placed = (model.ops.place(model.ops.pack_dense(DenseWeight(part))) for part in (down, up))
+                pairs[name] = LoraPair(*placed)
         layers.append(pairs)
     return Adapter(f"random {seed}", layers, 0)
 

@@ -57,7 +57,9 @@ def judge(
 def test_logits_are_near_the_reference_and_the_same_bits_alone_and_beside_adapters(
     tmp_path: Path, quant: int | None
 ) -> None:
-    folder = write_checkpoint(tmp_path / "model", quant=quant, layers=2, heads=2, kv_heads=1, head_dim=32)
+    folder = write_checkpoint(
+        tmp_path / "model", quant=quant, layers=2 if quant else 1, heads=2, kv_heads=1, head_dim=32
+    )
     names = ("first", "second")
     adapter_folders = [write_adapter(tmp_path / name, folder, seed=seed) for seed, name in enumerate(names)]
     rng = np.random.default_rng(0)

@@ -79,7 +79,7 @@ def run(model: Llama, cache: KVCache, spans: list[tuple[int, int, int]], rows: l
 
 def test_replayed_steps_have_the_bits_of_steps_that_ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     exact_products(monkeypatch)
-    checkpoint = Checkpoint.open(write_checkpoint(tmp_path, quant=64, layers=2, heads=2, kv_heads=1, head_dim=32))
+    checkpoint = Checkpoint.open(write_checkpoint(tmp_path, quant=64, layers=1, heads=2, kv_heads=1, head_dim=32))
     recorder = StandIn()
     recorded, plain = (load_llama(checkpoint, CudaOps("cpu", each), None) for each in (recorder, None))
     caches = [model.allocate_cache(16, BLOCK) for model in (recorded, plain)]
