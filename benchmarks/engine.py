@@ -102,7 +102,7 @@ def open_bench(model: Path, threads: int | None, device: str = "auto") -> Bench:
     ops = load_ops(device, threads)
     window = window_of(checkpoint.config, settings)
     llama = load_llama(checkpoint, ops, settings.cache_dir, window)
-    engine = Engine(llama, engine_config(checkpoint, settings, window, ops.name, ops.free_bytes()))
+    engine = Engine(llama, engine_config(checkpoint, settings, window, ops))
     return Bench(engine, FrameStore(Tokenizer.load(model)).frame("user"), checkpoint.config.vocab_size)
 
 

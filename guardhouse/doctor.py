@@ -6,6 +6,7 @@ Never knows: how anything of that is used.
 
 import os
 import platform
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from guardhouse.ops import describe_cuda, native_library_path
 # What the kernels can use, fastest last. AVX2 is a first-class target; the rest is optional.
 X86_FEATURES = ("avx2", "f16c", "fma", "avx512f", "avx512_vnni", "avx_vnni")
 EXTRAS = {"torch": "cuda", "pyarrow": "bulk", "ray": "ray", "opentelemetry": "otel"}  # module -> extra
+NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 MIN_FREE_DISK = 1 << 30  # bytes; a 7B checkpoint and its packed weights want 8 GB
 
 
@@ -79,14 +81,15 @@ def _processor() -> Finding:
 def _gpu(settings: Settings) -> Finding:
     """Device, driver, torch, and what of them is missing. Bad only where the settings ask for it."""
     missing: Literal["note", "bad"] = "bad" if settings.device == "cuda" else "note"
-    driver = Path("/proc/driver/nvidia/version")
-    if not driver.exists():
+    if not NVIDIA_DRIVER.exists():
         return Finding("gpu", missing, "no NVIDIA driver is loaded: the processor computes", "--device cpu")
-    version = next((word for word in driver.read_text(encoding="utf-8").split() if word[:1].isdigit()), "unknown")
+    words = NVIDIA_DRIVER.read_text(encoding="utf-8").split()
+    version = next((word for word in words if re.fullmatch(r"\d+\.\d+(\.\d+)?", word)), "unknown")
     try:
         return Finding("gpu", "good", f"{describe_cuda()}, driver {version}")
     except BackendError as error:
-        return Finding("gpu", missing, f"driver {version}, but {error}", "pip install 'guardhouse[cuda]'")
+        what, _, fix = str(error).partition(": ")
+        return Finding("gpu", missing, f"driver {version}, but {what}", fix)
 
 
 def _cpu_flags() -> frozenset[str]:

@@ -136,7 +136,7 @@ def main() -> None:
     JITFunction.run = compile_only
     run_steps(MetaOps("meta"))
     for kernel in found.values():
-        print(json.dumps(describe(kernel)))
+        sys.stdout.write(json.dumps(describe(kernel)) + "\n")
 
 
 if __name__ == "__main__":

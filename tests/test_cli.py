@@ -145,6 +145,16 @@ def test_a_taken_port_is_told(cache: Path, checkpoint: Path) -> None:
         assert_failed(guardhouse(cache, "serve", "--port", port, "--model", str(checkpoint)), "cannot listen on")
 
 
+@pytest.mark.skipif(Path("/dev/nvidia0").exists(), reason="this machine has a GPU")
+@pytest.mark.parametrize("command", ["serve", "check"])
+def test_cuda_without_a_gpu_is_told(cache: Path, checkpoint: Path, command: str) -> None:
+    arguments = [command, "--device", "cuda", "--model", str(checkpoint), *(["hello"] if command == "check" else [])]
+    done = guardhouse(cache, *arguments)
+    assert done.returncode == 2, done.stderr
+    assert re.search(r"guardhouse: .*(needs torch|was built without CUDA|finds no GPU)", done.stderr)
+    assert "Traceback" not in done.stderr
+
+
 def test_models_lists_what_was_pulled(cache: Path) -> None:
     folder = cache / "models" / "someone" / "Guard-AWQ"
     folder.mkdir(parents=True)

@@ -10,12 +10,14 @@ from guardhouse.config import Settings
 from guardhouse.engine.engine import EngineConfig
 from guardhouse.errors import ConfigError
 from guardhouse.model.checkpoint import Checkpoint, LlamaConfig
+from guardhouse.ops.table import HeadLayout, Ops, StepSize
 
 # Converters wrote 2048 into every Llama 1 and 2 checkpoint with the usual RoPE base; both Llama 2 and Llama Guard 7B were
 # trained on 4096 (transformers 4.35, convert_llama_weights_to_hf.py).
 CONVERTERS_WINDOW, TRAINED_WINDOW = 2048, 4096
 LARGEST_DEFAULT_WINDOW = 8192  # later models claim 131,072; their cache would not fit where this runs by default
 SEVEN_B_HIDDEN_SIZE = 4096
+ROWS_PER_SEQUENCE = 2  # of logits in one step: a verdict reads two
 DEFAULT_WINDOWS = 8  # whole windows that the cache holds by default, memory allowing
 MEMORY_SHARE = 4  # at most a quarter of this machine's memory
 BYTES_PER_VALUE = {"reference": 4}  # float32; the other backends keep float16
@@ -30,12 +32,12 @@ def window_of(config: LlamaConfig, settings: Settings) -> int:
     return min(config.max_positions, LARGEST_DEFAULT_WINDOW)
 
 
-def engine_config(
-    checkpoint: Checkpoint, settings: Settings, window: int, device: str, free_bytes: int | None = None
-) -> EngineConfig:
+def engine_config(checkpoint: Checkpoint, settings: Settings, window: int, ops: Ops) -> EngineConfig:
     """The engine's sizes: the settings' own, and a KV cache that fits: the device's free bytes, else this machine."""
+    config = checkpoint.config
+    free_bytes = ops.free_bytes(largest_step(config, settings, window))
     return EngineConfig(
-        num_blocks=num_blocks_for(checkpoint.config, settings, window, device, free_bytes),
+        num_blocks=num_blocks_for(config, settings, window, ops.name, free_bytes),
         max_model_len=window,
         block_size=settings.block_size,
         max_num_seqs=settings.max_num_seqs,
@@ -43,6 +45,20 @@ def engine_config(
         target_step_s=settings.target_step_s,
         max_queue=settings.max_queue,
         model_fingerprint=checkpoint.fingerprint,
+    )
+
+
+def largest_step(config: LlamaConfig, settings: Settings, window: int) -> StepSize:
+    """What the scheduler may ask of the device in one step."""
+    num_tokens = settings.max_num_batched_tokens
+    return StepSize(
+        num_tokens=num_tokens,
+        num_rows=min(num_tokens, ROWS_PER_SEQUENCE * settings.max_num_seqs),
+        context=window,
+        layout=HeadLayout(config.num_heads, config.num_kv_heads, config.head_dim),
+        hidden=config.hidden_size,
+        intermediate=config.intermediate_size,
+        vocab=config.vocab_size,
     )
 
 
@@ -63,8 +79,8 @@ def num_blocks_for(
         most = min(settings.max_num_seqs * -(-window // settings.block_size), free_bytes // block_bytes)
         if most < least:
             raise ConfigError(
-                f"the device has {free_bytes >> 20} MiB left for keys and values, and a window of {window} tokens needs"
-                f" {needed_mib}: lower max_model_len"
+                f"the device has {free_bytes >> 20} MiB left for keys and values beside weights and steps, and a window of"
+                f" {window} tokens needs {needed_mib}: lower max_model_len or max_num_batched_tokens"
             )
         return most
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -4,6 +4,7 @@ Knows: which backends there are and which one this machine can run.
 Never knows: models, requests, text.
 """
 
+import shutil
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,6 +15,7 @@ from guardhouse.ops.native import native_library_path
 from guardhouse.ops.reference import ReferenceOps
 from guardhouse.ops.table import Ops
 
+COMPILERS = ("cc", "gcc", "clang")
 NVIDIA_DEVICE = "/dev/nvidia0"  # looked for before torch is imported, which takes seconds
 
 __all__ = ["describe_cuda", "load_ops", "native_library_path"]
@@ -42,7 +44,7 @@ def load_ops(device: str, num_threads: int | None = None) -> Ops:
 
 
 def describe_cuda() -> str:
-    """The GPU, its memory and torch's version. Raises BackendError, saying what is missing."""
+    """The GPU, its memory, torch's and Triton's versions. Raises BackendError, saying what is missing: what to do."""
     _require_cuda_extra()
     from guardhouse.ops.cuda import describe_device  # noqa: PLC0415  # as below
 
@@ -57,8 +59,11 @@ def _load_cuda() -> Ops:
 
 
 def _require_cuda_extra() -> None:
-    if find_spec("torch") is None or find_spec("triton") is None:
-        raise BackendError("device cuda needs torch and Triton: pip install 'guardhouse[cuda]'")
+    missing = [name for name in ("torch", "triton") if find_spec(name) is None]
+    if missing:
+        raise BackendError(f"device cuda needs {' and '.join(missing)}: pip install 'guardhouse[cuda]'")
+    if not any(map(shutil.which, COMPILERS)):
+        raise BackendError("device cuda needs a C compiler, by which Triton starts kernels: install gcc or clang")
 
 
 def _load_fastest(num_threads: int | None) -> Ops:

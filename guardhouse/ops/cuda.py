@@ -14,11 +14,13 @@ from typing import Any
 
 import numpy as np
 import torch
+import triton
 from numpy.typing import NDArray
 from torch import Tensor
 
 from guardhouse.errors import BackendError
 from guardhouse.ops.gpu import attention, dense, rows, w4a8
+from guardhouse.ops.gpu.memory import DeviceMemory, ReadMemory, read_cuda_memory
 from guardhouse.ops.gpu.steps import CudaGraphRecorder, Inputs, Recorder, Steps, step_arrays
 from guardhouse.ops.panels import activation_group_size
 from guardhouse.ops.table import (
@@ -31,26 +33,31 @@ from guardhouse.ops.table import (
     PackedLinear,
     RopeTable,
     Step,
+    StepSize,
 )
 
-RESERVED_BYTES = 1 << 30  # for activations and the allocator's own slack
+MIN_CAPABILITY = (8, 0)  # asynchronous copies and int8 products, which the kernels are made of
 
 
 class CudaOps:
     """See `guardhouse.ops.table.Ops` for every method's meaning.
 
-    `device`: "cuda"; for tests "cpu", under Triton's interpreter, or "meta", where nothing is computed. `recorder` stands in
-    for CUDA graphs there.
+    `device`: "cuda"; for tests "cpu", under Triton's interpreter, or "meta", where nothing is computed. `recorder` and
+    `memory` stand in for CUDA graphs and the device's memory there.
     """
 
     name = "cuda"
     version = "w4a8-2"
     is_deterministic = False  # made to be, but not yet proven bit for bit on a device
 
-    def __init__(self, device: str = "cuda", recorder: Recorder | None = None) -> None:
-        if device == "cuda" and not torch.cuda.is_available():
-            raise BackendError(f"torch {torch.__version__} finds no CUDA device; run `guardhouse doctor`")
+    def __init__(
+        self, device: str = "cuda", recorder: Recorder | None = None, memory: ReadMemory | None = None
+    ) -> None:
+        if device == "cuda":
+            require_device()
+            memory = read_cuda_memory(torch.device(device))
         self._device = torch.device(device)
+        self._memory = None if memory is None else DeviceMemory(memory)
         self._steps = Steps(self._device, CudaGraphRecorder() if device == "cuda" else recorder)
         self._latest: tuple[Batch, Batch | None, Inputs] | None = None
 
@@ -73,18 +80,17 @@ class CudaOps:
         return PackedLinear("dense", num_inputs, num_outputs, 0, arrays)
 
     def place(self, weight: PackedLinear) -> PackedLinear:
+        num_bytes = sum(array.nbytes for array in weight.arrays.values())
+        if self._memory is not None:
+            self._memory.place(num_bytes)
         try:
             return replace(weight, arrays={name: self._upload(array) for name, array in weight.arrays.items()})
-        except torch.cuda.OutOfMemoryError as error:
-            total_gib = torch.cuda.get_device_properties(self._device).total_memory / 2**30
-            raise BackendError(f"the weights do not fit the GPU's {total_gib:.0f} GiB of memory") from error
+        except torch.cuda.OutOfMemoryError as error:  # another process was faster, or memory is in pieces
+            assert self._memory is not None
+            raise self._memory.too_small(num_bytes) from error
 
-    def free_bytes(self) -> int | None:
-        """What a KV cache may take; None where it lies in the machine's own memory."""
-        if self._device.type != "cuda":
-            return None
-        free, _ = torch.cuda.mem_get_info(self._device)
-        return max(0, free - RESERVED_BYTES)
+    def free_bytes(self, largest: StepSize) -> int | None:
+        return None if self._memory is None else self._memory.left_for_cache(largest)
 
     def array(self, values: NDArray[Any]) -> Tensor:
         return self._upload(np.array(values, np.float32, order="C"))
@@ -197,14 +203,27 @@ class CudaOps:
         return inputs, batch is not whole
 
 
-def describe_device() -> str:
-    """Name, memory, driver and torch, for `doctor`. Raises BackendError where there is no device."""
+def require_device() -> None:
+    """Raise BackendError where torch cannot compute on a GPU here, saying what is missing and what to do."""
+    if torch.version.cuda is None:
+        raise BackendError(f"torch {torch.__version__} was built without CUDA: install PyPI's build for Linux")
     if not torch.cuda.is_available():
-        raise BackendError(f"torch {torch.__version__} finds no CUDA device")
+        versions = f"torch {torch.__version__} for CUDA {torch.version.cuda}"
+        raise BackendError(f"{versions} finds no GPU: see with nvidia-smi whether its driver is loaded and new enough")
+    capability = torch.cuda.get_device_capability(0)
+    if capability < MIN_CAPABILITY:
+        found, needed = (".".join(map(str, each)) for each in (capability, MIN_CAPABILITY))
+        raise BackendError(f"the GPU's compute capability {found} is below {needed} (Ampere): use --device cpu")
+
+
+def describe_device() -> str:
+    """Name, memory, torch and Triton, for `doctor`. Raises BackendError where there is no device."""
+    require_device()
     properties = torch.cuda.get_device_properties(0)
     memory = f"{properties.total_memory / 2**30:.0f} GiB"
     capability = f"compute capability {properties.major}.{properties.minor}"
-    return f"{properties.name}, {memory}, {capability}, torch {torch.__version__} for CUDA {torch.version.cuda}"
+    versions = f"torch {torch.__version__} for CUDA {torch.version.cuda}, Triton {triton.__version__}"
+    return f"{properties.name}, {memory}, {capability}, {versions}"
 
 
 def _halved_if_exact(scales: NDArray[np.float32]) -> NDArray[Any]:

@@ -22,6 +22,7 @@ from guardhouse.ops.table import (
     PackedLinear,
     RopeTable,
     Step,
+    StepSize,
 )
 
 
@@ -49,7 +50,7 @@ class ReferenceOps:
     def place(self, weight: PackedLinear) -> PackedLinear:
         return weight
 
-    def free_bytes(self) -> int | None:
+    def free_bytes(self, largest: StepSize) -> int | None:  # noqa: ARG002  # all of it is the machine's own
         return None
 
     def array(self, values: NDArray[Any]) -> Float32:

@@ -122,6 +122,19 @@ class Step:
     cache: KVCache
 
 
+@dataclass(frozen=True, slots=True)
+class StepSize:
+    """What a step's memory depends on."""
+
+    num_tokens: int
+    num_rows: int  # of logits
+    context: int  # tokens of the longest sequence
+    layout: HeadLayout
+    hidden: int
+    intermediate: int
+    vocab: int
+
+
 class Ops(Protocol):
     """A backend. Every operation returns a new array unless it says that it works in place."""
 
@@ -144,8 +157,8 @@ class Ops(Protocol):
     def place(self, weight: PackedLinear) -> PackedLinear:
         """Bring a packed weight to where it is multiplied. Raises BackendError where it does not fit."""
 
-    def free_bytes(self) -> int | None:
-        """Memory that a KV cache may take on the device; None where it is the machine's own."""
+    def free_bytes(self, largest: StepSize) -> int | None:
+        """Memory that a KV cache may take on the device, beside steps of this size; None where it is the machine's own."""
 
     def array(self, values: NDArray[Any]) -> Array:
         """Host array -> backend array (norm weights, rope tables)."""
