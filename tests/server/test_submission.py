@@ -1,0 +1,106 @@
+"""Waiting on the loop for what a thread finishes: results, errors and cancellation, both ways."""
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Future
+
+import pytest
+
+from guardhouse.server.submission import OFF_LOOP_CHARS, Arrival, result_of
+
+LENGTHS = pytest.mark.parametrize("num_chars", [1, OFF_LOOP_CHARS], ids=["on the loop", "beside the loop"])
+
+
+def soon(act: Callable[["Future[int]"], object]) -> "Future[int]":
+    """A future that another thread settles a little later."""
+    future: Future[int] = Future()
+    threading.Timer(0.02, act, [future]).start()
+    return future
+
+
+def failed(_: Future[int]) -> "Future[int]":
+    raise ValueError("at once")
+
+
+@LENGTHS
+def test_a_result_arrives(num_chars: int) -> None:
+    assert asyncio.run(result_of(lambda: soon(lambda future: future.set_result(7)), num_chars)) == 7
+
+
+@LENGTHS
+def test_an_error_arrives(num_chars: int) -> None:
+    with pytest.raises(ValueError, match="no"):
+        asyncio.run(result_of(lambda: soon(lambda future: future.set_exception(ValueError("no"))), num_chars))
+
+
+@LENGTHS
+def test_what_is_refused_at_once_is_raised(num_chars: int) -> None:
+    with pytest.raises(ValueError, match="at once"):
+        asyncio.run(result_of(lambda: failed(Future()), num_chars))
+
+
+def test_what_is_done_already_needs_no_waiting() -> None:
+    future: Future[int] = Future()
+    future.set_result(3)
+    assert asyncio.run(result_of(lambda: future, 1)) == 3
+
+
+@LENGTHS
+def test_cancelling_the_task_cancels_the_work(num_chars: int) -> None:
+    future: Future[int] = Future()
+
+    async def run() -> None:
+        waiting = asyncio.ensure_future(result_of(lambda: future, num_chars))
+        await asyncio.sleep(0.05)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+
+    asyncio.run(run())
+    assert future.cancelled()
+
+
+def test_a_task_that_is_cancelled_as_its_result_arrives_ends_cancelled() -> None:
+    async def run() -> None:
+        future: Future[int] = Future()
+        waiting = asyncio.ensure_future(result_of(lambda: future, 1))
+        await asyncio.sleep(0)
+        future.set_result(1)  # the wake-up is on its way
+        assert waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+
+    asyncio.run(run())
+
+
+def test_work_that_somebody_else_cancels_ends_the_wait() -> None:
+    async def run() -> None:
+        async with asyncio.timeout(5):
+            await result_of(lambda: soon(lambda future: future.cancel()), 1)
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(run())
+
+
+def test_a_deadline_ends_the_wait() -> None:
+    future: Future[int] = Future()
+
+    async def run() -> None:
+        async with asyncio.timeout(0.02):
+            await Arrival(future)
+
+    with pytest.raises(TimeoutError):
+        asyncio.run(run())
+    assert future.cancelled()
+
+
+def test_many_tasks_each_get_their_own() -> None:
+    async def run() -> list[int]:
+        waits: list[Awaitable[int]] = [
+            result_of(lambda number=number: soon(lambda future: future.set_result(number)), 1)  # type: ignore[misc]
+            for number in range(50)
+        ]
+        return await asyncio.gather(*waits)
+
+    assert asyncio.run(run()) == list(range(50))
