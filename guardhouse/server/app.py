@@ -87,9 +87,9 @@ def build_app(service: ModelService, settings: Settings, when_settled: Callable[
         await jobs.close()
         service.close()
 
-    endpoints = [
-        *own_endpoints(service, metrics),
+    endpoints = [  # tried in this order
         *RunRoute(inference).endpoints(),
+        *own_endpoints(service, metrics),
         *CatalogueRoutes(service).endpoints(),
         *FinetuneRoutes(service, adapters, settings.request_timeout_s).endpoints(),
         *BindingRoutes(inference).endpoints(),

@@ -1,4 +1,4 @@
-"""Starlette's router without the layers that Starlette puts around it and around every handler.
+"""Starlette's routes and lifespan without the layers that Starlette puts around both and around every handler.
 
 Knows: how a path finds its handler, and what is answered where it finds none.
 Never knows: what any handler does.
@@ -7,12 +7,12 @@ Those layers turn exceptions into answers. Here a handler's own errors have beco
 (errors.py), and what nobody foresaw is uvicorn's to log and answer: 500, without a word about it.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from guardhouse.server.dialect import edge_reply
@@ -37,17 +37,39 @@ class HandlerRoute(Route):
         await response(scope, receive, send)
 
 
+class Paths:
+    """Sends each request to the first route that has its path and method."""
+
+    def __init__(self, router: Router) -> None:
+        self._router = router  # for what is no request
+        self._routes = [route for route in router.routes if isinstance(route, HandlerRoute)]
+        self._by_method: dict[str, list[HandlerRoute]] = {}
+        for route in self._routes:
+            for method in route.methods or ():
+                self._by_method.setdefault(method, []).append(route)
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        if scope["type"] != "http":
+            return self._router.app(scope, receive, send)
+        routes = self._by_method.get(scope["method"], ())
+        if (found := _first(routes, scope["path"]) or _first(self._routes, scope["path"])) is None:
+            return edge_reply(scope["path"], 400, 7000, "No route for that URI")(scope, receive, send)
+        scope["route"], scope["path_params"] = found
+        return found[0].handle(scope, receive, send)
+
+
+def _first(routes: Iterable[HandlerRoute], path: str) -> tuple[HandlerRoute, dict[str, str]] | None:
+    for route in routes:
+        if (match := route.path_regex.match(path)) is not None:
+            return route, match.groupdict()
+    return None
+
+
 class Application(Starlette):
     """Routes, behind the layers that the caller names and no others."""
 
     def build_middleware_stack(self) -> ASGIApp:
-        self.router.redirect_slashes = False
-        self.router.default = unknown_route
-        app: ASGIApp = self.router.app
+        app: ASGIApp = Paths(self.router)
         for layer, arguments, options in reversed(self.user_middleware):
             app = layer(app, *arguments, **options)
         return app
-
-
-async def unknown_route(scope: Scope, receive: Receive, send: Send) -> None:
-    await edge_reply(scope["path"], 400, 7000, "No route for that URI")(scope, receive, send)
