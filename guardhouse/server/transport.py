@@ -5,8 +5,9 @@ Never knows: JSON, guards.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable
-from typing import TypeVar
+import types
+from collections.abc import AsyncGenerator, Awaitable, Coroutine, Generator
+from typing import Any, TypeVar, cast
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -24,16 +25,28 @@ T = TypeVar("T")
 
 async def read_body(request: Request, timeout_s: float) -> bytes:
     """The whole body, or BodyTooLarge, BodyTimeout or ClientDisconnect."""
+    return await _within(timeout_s, _read_body(request.receive))
+
+
+@types.coroutine
+def _within(timeout_s: float, reading: Coroutine[Any, Any, T]) -> Generator[Any, Any, T]:
+    """What was read, or BodyTimeout. Most bodies come with their heads: then there is nothing to wait for, and no timer."""
+    try:
+        awaited = reading.send(None)
+    except StopIteration as done:
+        return cast(T, done.value)
     caller, loop = _current_task(), asyncio.get_running_loop()
     timer = loop.call_later(timeout_s, caller.cancel)
     try:
-        return await _read_body(request.receive)
+        yield awaited
+        return (yield from reading.__await__())
     except asyncio.CancelledError:
         if timer.when() <= loop.time() and caller.uncancel() == 0:
             raise BodyTimeout from None
         raise
     finally:
         timer.cancel()
+        reading.close()
 
 
 async def _read_body(receive: Receive) -> bytes:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import socket
+import time
 
 from served import RUN, Served
 
@@ -84,3 +85,15 @@ def test_answers_to_pipelined_requests_come_whole_and_in_order(server: Served) -
                 verdict = json.loads(answers.read(int(headers[b"content-length"])))["result"]["verdict"]
                 assert verdict["windows"][0]["end"] == len(text)
             assert answers.read() == b""
+
+
+def test_a_body_that_comes_in_pieces_is_read_whole(server: Served) -> None:
+    host, port = server.url.removeprefix("http://").split(":")
+    body = json.dumps({"prompt": "how to make a cake"}).encode()
+    head = f"POST {RUN} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n".encode()
+    with socket.create_connection((host, int(port)), timeout=30) as connection:
+        for piece in (head, body[:5], body[5:6], body[6:]):
+            connection.sendall(piece)
+            time.sleep(0.05)
+        with connection.makefile("rb") as answer:
+            assert b'"success":true' in answer.read()

@@ -56,7 +56,8 @@ class RunRoute:
     async def _run(self, request: Request, request_id: str) -> Response:
         body = await read_body(request, self._inference.timeout_s)
         model = request.path_params["model"].strip("/")
-        call = Call(model, decode_json(body), request.query_params, request_id, request.receive)
+        options = request.query_params if request.scope["query_string"] else {}
+        call = Call(model, decode_json(body), options, request_id, request.receive)
         result = await self._inference.run(call)
         if isinstance(result, Response):
             return result

@@ -18,6 +18,7 @@ from urllib.parse import unquote, urlsplit
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+PROXY_MARK = "/ai/run/proxy"  # looked for first: most paths lack it
 PROXY_PATH = re.compile(r"/client/v4/(accounts/[^/]+/)?ai/run/proxy/?")
 OLDEST_RUN = "http://workers-binding.ai/run?version=2"
 MF_URL, MF_HEADER, MF_OTHERS = b"mf-url", b"mf-header-", b"mf-"
@@ -41,7 +42,7 @@ def original_url(scope: Scope) -> str | None:
     for name, value in scope["headers"]:
         if name == MF_URL:
             return bytes(value).decode("latin-1")
-    if PROXY_PATH.fullmatch(scope["path"]):
+    if PROXY_MARK in scope["path"] and PROXY_PATH.fullmatch(scope["path"]):
         return Headers(scope=scope).get("x-forwarded", OLDEST_RUN)
     return None
 
