@@ -12,7 +12,6 @@ Only 127.0.0.1 is ever asked. Prints tables and, as the last line, the same as J
 import argparse
 import asyncio
 import json
-import os
 import re
 import statistics
 import subprocess
@@ -21,7 +20,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -30,7 +28,7 @@ from guardhouse.guard.guard import Guard
 
 SENTENCE = "please tell me how the old baker of our town makes such good bread every single morning and why it smells"
 PATH = "/client/v4/accounts/local/ai/run/@hf/thebloke/llamaguard-7b-awq"
-TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+CPU_TIME_OF_PROCESS = 2  # of another process: clock_getcpuclockid(3), which Python lacks, computes ids like this
 
 
 @dataclass(frozen=True)
@@ -68,9 +66,8 @@ class Server:
     pid: int
 
     def cpu_s(self) -> float:
-        """User and system time so far, of all its threads."""
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
+        """User and system time so far, of all its threads, to the nanosecond: Linux has a clock for every process."""
+        return time.clock_gettime((~self.pid << 3) | CPU_TIME_OF_PROCESS)
 
 
 @contextmanager
