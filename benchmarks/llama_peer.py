@@ -103,7 +103,9 @@ class Peer:
 
         self.api = llama_cpp
         llama_cpp.llama_backend_init()
-        model = llama_cpp.llama_model_load_from_file(str(path).encode(), llama_cpp.llama_model_default_params())
+        loading = llama_cpp.llama_model_default_params()
+        loading.use_mmap = False  # what it does not repack would lie in a file's pages, which the system drops at will
+        model = llama_cpp.llama_model_load_from_file(str(path).encode(), loading)
         assert model, f"{path} cannot be loaded"
         parameters = llama_cpp.llama_context_default_params()
         parameters.n_ctx, parameters.n_batch, parameters.n_ubatch = CONTEXT, 2048, 512

@@ -9,11 +9,14 @@ classify  830-token shared head in the cache, 60-token messages and a 64-token t
 product   the bare 4-bit product 4096 -> 4096: against torch's int4 path and onnxruntime's MatMulNBits
 embedded  a verdict of the embedded guard's shape behind its cached head: against transformers on torch, float32
 
-Each pair is run in turns, some rounds; medians count. The last line is one line of JSON.
+Each pair is run in turns, some rounds; medians count. Both sides hold their weights in memory of their own (no mapped files,
+whose pages the system may drop while the other side works), and the one that waits does not run. The last line is one
+line of JSON.
 """
 
 import argparse
 import json
+import signal
 import statistics
 import subprocess
 import time
@@ -73,17 +76,26 @@ def _timed(call: Callable[[], object]) -> float:
 
 
 class LlamaCpp:
-    """llama_peer.py in a process of its own."""
+    """llama_peer.py in a process of its own, which is stopped while it has no order: its idle threads spin for a while.
+
+    Our own threads sleep while it works.
+    """
 
     def __init__(self, process: "subprocess.Popen[str]") -> None:
         assert process.stdin is not None
         assert process.stdout is not None
+        self._process = process
         self._orders, self._answers = process.stdin, process.stdout
         self.system = json.loads(self._answers.readline())["system"]
+        process.send_signal(signal.SIGSTOP)
 
     def do(self, **order: Any) -> float:
+        """Its own seconds."""
+        self._process.send_signal(signal.SIGCONT)
         print(json.dumps(order), file=self._orders, flush=True)
-        return float(json.loads(self._answers.readline())["seconds"])
+        answer = json.loads(self._answers.readline())
+        self._process.send_signal(signal.SIGSTOP)
+        return float(answer["seconds"])
 
 
 @contextmanager
@@ -95,7 +107,7 @@ def llama_cpp(arguments: argparse.Namespace) -> Iterator[LlamaCpp]:
         try:
             yield LlamaCpp(process)
         finally:
-            process.terminate()
+            process.kill()
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import os
 import weakref
 from collections.abc import Callable, Hashable
 from ctypes import CDLL, Structure, byref
+from dataclasses import replace
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from guardhouse.errors import BackendError
 from guardhouse.ops import kv_blocks, native, native_arguments, panels
 from guardhouse.ops.native_arguments import F16, F32, I32, address_of, checked_address
+from guardhouse.ops.resident import into_memory
 from guardhouse.ops.table import (
     Batch,
     DenseWeight,
@@ -92,7 +94,8 @@ class CpuOps:
         return PackedLinear("dense", num_inputs, num_outputs, 0, arrays)
 
     def place(self, weight: PackedLinear) -> PackedLinear:
-        return weight
+        """Into this process's own memory, if it is mapped from a file."""
+        return replace(weight, arrays={name: into_memory(array) for name, array in weight.arrays.items()})
 
     def free_bytes(self, largest: StepSize) -> int | None:  # noqa: ARG002  # all of it is the machine's own
         return None
