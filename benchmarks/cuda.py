@@ -12,15 +12,20 @@ It needs a device. `--check` runs the comparison alone, on any machine, under Tr
 
 import argparse
 import json
+import os
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # before anything imports Triton
 
 from benchmarks.engine import measure_decode, measure_verdicts, open_bench, report
 from benchmarks.machine import describe_machine
@@ -94,7 +99,7 @@ def prompt_batch(layout: HeadLayout, num_tokens: int, context: int) -> tuple[np.
 
 
 def ceilings(rounds: int) -> dict[str, float]:
-    """What torch's own kernels reach here: copy GB/s (read and write), TFLOP/s in bfloat16, TOP/s in int8."""
+    """What torch's own kernels reach here: copy GB/s (read and write), TFLOP/s in bfloat16 and fp8, TOP/s in int8."""
     source = torch.empty(1 << 30, dtype=torch.uint8, device="cuda")
     target = torch.empty_like(source)
     copy = 2 * source.numel() / median_s(lambda: target.copy_(source), rounds) / 1e9
@@ -103,7 +108,13 @@ def ceilings(rounds: int) -> dict[str, float]:
     bf16 = 2 * size**3 / median_s(lambda: a @ b, rounds) / 1e12
     c, d = (torch.randint(-127, 127, (size, size), device="cuda", dtype=torch.int8) for _ in range(2))
     int8 = 2 * size**3 / median_s(lambda: torch._int_mm(c, d.T), rounds) / 1e12
-    return {"copy_gb_s": round(copy, 1), "bf16_tflop_s": round(bf16, 1), "int8_top_s": round(int8, 1)}
+    found = {"copy_gb_s": copy, "bf16_tflop_s": bf16, "int8_top_s": int8}
+    if torch.cuda.get_device_capability() >= (8, 9):  # from there on tensor cores take fp8
+        e, f = (each.to(torch.float8_e4m3fn) for each in (a, b))
+        one = torch.ones((), device="cuda")
+        product = partial(torch._scaled_mm, e, f.T, one, one, out_dtype=torch.bfloat16)
+        found["fp8_tflop_s"] = 2 * size**3 / median_s(product, rounds) / 1e12
+    return {name: round(value, 1) for name, value in found.items()}
 
 
 def kernel_rows(config: LlamaConfig, ceiling: dict[str, float], rounds: int) -> list[Row]:

@@ -43,7 +43,7 @@ class CudaOps:
     """See `guardhouse.ops.table.Ops` for every method's meaning.
 
     `device`: "cuda"; for tests "cpu", under Triton's interpreter, or "meta", where nothing is computed. `recorder` and
-    `memory` stand in for CUDA graphs and the device's memory there.
+    `memory` stand in for CUDA graphs and the device's memory there. Not `is_recorded`: every step is launched as it comes.
     """
 
     name = "cuda"
@@ -51,14 +51,20 @@ class CudaOps:
     is_deterministic = False  # made to be, but not yet proven bit for bit on a device
 
     def __init__(
-        self, device: str = "cuda", recorder: Recorder | None = None, memory: ReadMemory | None = None
+        self,
+        device: str = "cuda",
+        recorder: Recorder | None = None,
+        memory: ReadMemory | None = None,
+        *,
+        is_recorded: bool = True,
     ) -> None:
         if device == "cuda":
             require_device()
             memory = read_cuda_memory(torch.device(device))
+            recorder = CudaGraphRecorder() if recorder is None and is_recorded else recorder
         self._device = torch.device(device)
         self._memory = None if memory is None else DeviceMemory(memory)
-        self._steps = Steps(self._device, CudaGraphRecorder() if device == "cuda" else recorder)
+        self._steps = Steps(self._device, recorder)
         self._latest: tuple[Batch, Batch | None, Inputs] | None = None
 
     def pack_int4(self, weight: Int4Weight) -> PackedLinear:

@@ -1,6 +1,6 @@
 """Steps that repeat are recorded and replayed, with the results and the cache of steps that were not.
 
-CUDA graphs need a device. A stand-in records here, with their rules: recording runs nothing (its result holds NaN until the
+CUDA graphs need a device, and are used where there is one. Elsewhere a stand-in records, with their rules: recording runs nothing (its result holds NaN until the
 first replay), a replay runs the same operations on the same addresses, and whatever reaches for the host meanwhile fails.
 """
 
@@ -21,11 +21,13 @@ from guardhouse.model.checkpoint import Checkpoint  # noqa: E402
 from guardhouse.model.llama import Llama, load_llama  # noqa: E402
 from guardhouse.ops.cuda import CudaOps  # noqa: E402
 from guardhouse.ops.gpu import steps  # noqa: E402
-from guardhouse.ops.gpu.steps import Shape, Steps, lay_out  # noqa: E402
+from guardhouse.ops.gpu.steps import CudaGraphRecorder, Shape, Steps, lay_out  # noqa: E402
 from guardhouse.ops.table import Batch, Float32, Int32, KVCache  # noqa: E402
 
-pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy's, in the interpreter
+pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore::RuntimeWarning")]  # numpy's, in the interpreter
 BLOCK = 8
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+Call = Callable[[], "torch.Tensor | None"]
 
 
 class StandIn:
@@ -34,7 +36,7 @@ class StandIn:
     def __init__(self) -> None:
         self.num_recorded = self.num_replayed = 0
 
-    def __call__(self, call: Callable[[], "torch.Tensor | None"]) -> tuple[Callable[[], None], "torch.Tensor | None"]:
+    def __call__(self, call: Call) -> tuple[Callable[[], None], "torch.Tensor | None"]:
         self.num_recorded += 1
         result = self._without_host(call)
         if result is not None:
@@ -48,7 +50,7 @@ class StandIn:
 
         return replay, result
 
-    def _without_host(self, call: Callable[[], "torch.Tensor | None"]) -> "torch.Tensor | None":
+    def _without_host(self, call: Call) -> "torch.Tensor | None":
         with pytest.MonkeyPatch.context() as patch:
             for name in ("from_numpy", "tensor", "as_tensor"):
                 patch.setattr(torch, name, forbidden)
@@ -59,6 +61,20 @@ class StandIn:
 
 def forbidden(*arguments: object) -> None:
     raise AssertionError("the host was reached for inside a recording")
+
+
+class CudaGraphs(StandIn):
+    """The real thing, counted."""
+
+    def __call__(self, call: Call) -> tuple[Callable[[], None], "torch.Tensor | None"]:
+        self.num_recorded += 1
+        replay, result = CudaGraphRecorder()(call)
+
+        def counted() -> None:
+            self.num_replayed += 1
+            replay()
+
+        return counted, result
 
 
 def one_step(spans: list[tuple[int, int, int]]) -> tuple[Int32, Batch]:
@@ -78,10 +94,12 @@ def run(model: Llama, cache: KVCache, spans: list[tuple[int, int, int]], rows: l
 
 
 def test_replayed_steps_have_the_bits_of_steps_that_ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    exact_products(monkeypatch)
+    if DEVICE == "cpu":
+        exact_products(monkeypatch)
     checkpoint = Checkpoint.open(write_checkpoint(tmp_path, quant=64, layers=1, heads=2, kv_heads=1, head_dim=32))
-    recorder = StandIn()
-    recorded, plain = (load_llama(checkpoint, CudaOps("cpu", each), None) for each in (recorder, None))
+    recorder = StandIn() if DEVICE == "cpu" else CudaGraphs()
+    both = (CudaOps(DEVICE, recorder), CudaOps(DEVICE, is_recorded=False))
+    recorded, plain = (load_llama(checkpoint, each, None) for each in both)
     caches = [model.allocate_cache(16, BLOCK) for model in (recorded, plain)]
     for spans, rows in [
         ([(0, 0, 5), (1, 0, 2)], [4, 6]),  # 7 tokens, padded to 8: runs
@@ -98,7 +116,7 @@ def test_replayed_steps_have_the_bits_of_steps_that_ran(tmp_path: Path, monkeypa
         assert found.shape == (len(rows), checkpoint.config.vocab_size)
         np.testing.assert_array_equal(found, expected)
         for part in ("keys", "values"):
-            np.testing.assert_array_equal(*(getattr(cache, part).numpy() for cache in caches))
+            np.testing.assert_array_equal(*(getattr(cache, part).cpu().numpy() for cache in caches))
     assert recorder.num_recorded == 3
     assert recorder.num_replayed == 4
 
@@ -161,9 +179,7 @@ def test_the_recording_that_was_not_used_for_longest_goes(monkeypatch: pytest.Mo
 
 def test_a_failed_recording_is_told_and_steps_go_on_without(caplog: pytest.LogCaptureFixture) -> None:
     class Failing(StandIn):
-        def __call__(
-            self, call: Callable[[], "torch.Tensor | None"]
-        ) -> tuple[Callable[[], None], "torch.Tensor | None"]:
+        def __call__(self, call: Call) -> tuple[Callable[[], None], "torch.Tensor | None"]:
             super().__call__(call)
             raise RuntimeError("operation not permitted when stream is capturing")
 

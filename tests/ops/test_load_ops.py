@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from guardhouse.errors import BackendError
-from guardhouse.ops import load_ops, native, native_library_path
+from guardhouse.ops import NVIDIA_DEVICE, load_ops, native, native_library_path
 from guardhouse.ops.cpu import CpuOps
 
 
@@ -13,7 +13,13 @@ def test_reference_is_always_there() -> None:
     assert load_ops("reference", None).name == "reference"
 
 
-@pytest.mark.parametrize("device", ["cuda", "tpu", ""])
+@pytest.mark.skipif(Path(NVIDIA_DEVICE).exists(), reason="this machine has a GPU")
+def test_cuda_without_a_gpu_is_an_error() -> None:
+    with pytest.raises(BackendError):
+        load_ops("cuda", None)
+
+
+@pytest.mark.parametrize("device", ["tpu", ""])
 def test_a_device_that_cannot_be_used_is_an_error(device: str) -> None:
     with pytest.raises(BackendError):
         load_ops(device, None)
