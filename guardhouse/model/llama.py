@@ -147,11 +147,9 @@ class Llama:
     def _norm_linear(self, x: Array, norm: Array, index: int, name: str, spans: Sequence[Span]) -> Array:
         """One of a layer's linears after its norm, with what the rows' adapters add to it."""
         weight, eps = self._weights.layers[index].linears[name], self.config.rms_norm_eps
-        if not spans:
-            return self.ops.norm_linear(x, norm, eps, weight)
-        normed = self.ops.rms_norm(x, norm, eps)
-        y = self.ops.linear(normed, weight)
-        add_adapters_(y, normed, spans, index, name, self.ops)
+        y = self.ops.norm_linear(x, norm, eps, weight)
+        if spans:
+            add_adapters_(y, self.ops.rms_norm(x, norm, eps), spans, index, name, self.ops)
         return y
 
     def _add_linear_(self, total: Array, x: Array, index: int, name: str, spans: Sequence[Span]) -> None:

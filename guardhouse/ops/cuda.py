@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from guardhouse.errors import BackendError
-from guardhouse.ops.gpu import attention, dense, rows, w4a8
+from guardhouse.ops.gpu import activations, attention, dense, rows, w4a8
 from guardhouse.ops.gpu.memory import DeviceMemory, ReadMemory, read_cuda_memory
 from guardhouse.ops.gpu.steps import CudaGraphRecorder, Inputs, Recorder, Steps, step_arrays
 from guardhouse.ops.panels import activation_group_size
@@ -155,8 +155,7 @@ class CudaOps:
 
     def linear(self, x: Tensor, weight: PackedLinear) -> Tensor:
         if weight.kind == "int4":
-            plan = w4a8.plan_product(len(x), weight.in_features // weight.group_size, weight.out_features)
-            return w4a8.multiply(x, weight.arrays, weight.group_size, weight.out_features, plan)
+            return _multiply(activations.quantize(x, weight.group_size), weight)
         return dense.multiply(x, weight.arrays["weight"], weight.arrays.get("bias"))
 
     def rope_and_store(
@@ -182,13 +181,21 @@ class CudaOps:
         x.add_(y)
 
     def norm_linear(self, x: Tensor, norm: Tensor, eps: float, weight: PackedLinear) -> Tensor:
+        if weight.kind == "int4" and weight.group_size == rows.NORM_COLUMNS:
+            return _multiply(activations.quantize_normed(x, norm, eps), weight)
         return self.linear(self.rms_norm(x, norm, eps), weight)
 
     def add_linear_(self, total: Tensor, x: Tensor, weight: PackedLinear) -> None:
-        self.add_(total, self.linear(x, weight))
+        if weight.kind == "int4":
+            _multiply(activations.quantize(x, weight.group_size), weight, onto=total)
+        else:
+            self.add_(total, self.linear(x, weight))
 
     def add_gated_linear_(self, total: Tensor, gate_up: Tensor, weight: PackedLinear) -> None:
-        self.add_linear_(total, self.silu_mul(gate_up), weight)
+        if weight.kind == "int4":
+            _multiply(activations.quantize_gated(gate_up, weight.group_size), weight, onto=total)
+        else:
+            self.add_linear_(total, self.silu_mul(gate_up), weight)
 
     def _upload(self, values: NDArray[Any]) -> Tensor:
         """A copy on the device. Read-only (memory-mapped) arrays are only read."""
@@ -230,6 +237,11 @@ def describe_device() -> str:
     capability = f"compute capability {properties.major}.{properties.minor}"
     versions = f"torch {torch.__version__} for CUDA {torch.version.cuda}, Triton {triton.__version__}"
     return f"{properties.name}, {memory}, {capability}, {versions}"
+
+
+def _multiply(x: activations.Quantized, weight: PackedLinear, onto: Tensor | None = None) -> Tensor:
+    plan = w4a8.plan_product(len(x.codes), len(x.scales), weight.out_features)
+    return w4a8.multiply(x, weight.arrays, weight.out_features, plan, onto)
 
 
 def _halved_if_exact(scales: NDArray[np.float32]) -> NDArray[Any]:

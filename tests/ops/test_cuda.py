@@ -14,7 +14,7 @@ pytest.importorskip("triton", reason="Triton is not installed")
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
 from guardhouse.ops.cuda import CudaOps  # noqa: E402
-from guardhouse.ops.gpu import attention, w4a8  # noqa: E402
+from guardhouse.ops.gpu import activations, attention, w4a8  # noqa: E402
 from guardhouse.ops.panels import activation_group_size  # noqa: E402
 from guardhouse.ops.reference import ReferenceOps  # noqa: E402
 from guardhouse.ops.table import Batch, DenseWeight, Float32, HeadLayout, Int4Weight, KVCache, RopeTable  # noqa: E402
@@ -81,7 +81,8 @@ def test_a_row_has_the_same_bits_alone_in_a_batch_in_every_tile_and_with_its_par
     assert w4a8.groups_per_part(8, 64) < 8, "the case must have several parts"
     tiles = (w4a8.FEW, w4a8.SOME, w4a8.MANY, w4a8.MANY_IN_PARTS)
     plans = [w4a8.Plan(tile, is_split) for tile in tiles for is_split in (False, True)]
-    together, *others = (OPS.to_host(w4a8.multiply(x, weight.arrays, 128, 64, plan)) for plan in plans)
+    codes = activations.quantize(x, 128)
+    together, *others = (OPS.to_host(w4a8.multiply(codes, weight.arrays, 64, plan)) for plan in plans)
     for other in others:
         np.testing.assert_array_equal(together, other)
     for row in (0, 17):
@@ -104,6 +105,27 @@ def test_a_group_of_zeros_gives_the_bias() -> None:
     weight = random_int4(np.random.default_rng(2), 128, 64, 128)
     y = OPS.linear(upload(np.zeros((2, 128), np.float32)), OPS.place(OPS.pack_int4(weight)))
     np.testing.assert_array_equal(OPS.to_host(y), np.stack([weight.bias, weight.bias]))
+
+
+@pytest.mark.parametrize(("num_tokens", "num_inputs", "group"), [(1, 512, 128), (18, 384, 128), (3, 128, 64)])
+def test_fused_neighbours_give_the_bits_of_their_parts(num_tokens: int, num_inputs: int, group: int) -> None:
+    rng = np.random.default_rng(num_inputs)
+    weight = OPS.place(OPS.pack_int4(random_int4(rng, num_inputs, 72, group)))
+    x, norm = (
+        upload(rng.standard_normal((num_tokens, num_inputs)).astype("f4")),
+        upload(rng.random(num_inputs).astype("f4")),
+    )
+    gate_up, total = (upload(rng.standard_normal((num_tokens, n)).astype("f4")) for n in (2 * num_inputs, 72))
+    normed = OPS.norm_linear(x, norm, 1e-5, weight)
+    np.testing.assert_array_equal(OPS.to_host(normed), OPS.to_host(OPS.linear(OPS.rms_norm(x, norm, 1e-5), weight)))
+    for fused, parts in (
+        (lambda y: OPS.add_linear_(y, x, weight), OPS.linear(x, weight)),
+        (lambda y: OPS.add_gated_linear_(y, gate_up, weight), OPS.linear(OPS.silu_mul(gate_up), weight)),
+    ):
+        found, expected = total.clone(), total.clone()
+        fused(found)
+        OPS.add_(expected, parts)
+        np.testing.assert_array_equal(OPS.to_host(found), OPS.to_host(expected))
 
 
 def test_groups_that_the_kernel_does_not_take_are_multiplied_dense() -> None:

@@ -21,7 +21,8 @@ KERNELS = {
     "attention": {"_attend_span", "_add_spans"},
     "dense": {"_multiply"},
     "rows": {"_rms_norm", "_rope_and_store", "_silu_mul"},
-    "w4a8": {"_quantize", "_multiply", "_add_parts"},
+    "activations": {"_quantize"},
+    "w4a8": {"_multiply", "_add_parts"},
 }
 
 

@@ -1,7 +1,8 @@
 """Steps that repeat are recorded and replayed, with the results and the cache of steps that were not.
 
-CUDA graphs need a device, and are used where there is one. Elsewhere a stand-in records, with their rules: recording runs nothing (its result holds NaN until the
-first replay), a replay runs the same operations on the same addresses, and whatever reaches for the host meanwhile fails.
+CUDA graphs need a device, and are used where there is one. Elsewhere a stand-in records, with their rules: recording runs
+nothing (its result holds NaN until the first replay), a replay runs the same operations on the same addresses, and whatever
+reaches for the host meanwhile fails.
 """
 
 from collections.abc import Callable

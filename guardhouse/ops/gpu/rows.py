@@ -9,18 +9,31 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+NORM_COLUMNS, NORM_WARPS = 128, 8  # how a norm's sum is cut: the same wherever it is computed
 HEADS_AT_ONCE = 8
 
 
 @triton.jit
-def _rms_norm(x, weight, y, width, eps, block: tl.constexpr):
+def norm_scale(values, width, eps):
+    """What a row, cut into [parts, columns] and padded with zeros, is multiplied by."""
+    mean_square = tl.sum(tl.sum(values * values, axis=1), axis=0) / width
+    return 1.0 / tl.sqrt(mean_square + eps)
+
+
+@triton.jit
+def gated(gate, up):
+    """silu(gate) * up"""
+    return gate / (1.0 + tl.exp(-gate)) * up
+
+
+@triton.jit
+def _rms_norm(x, weight, y, width, eps, parts: tl.constexpr, part_columns: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
-    columns = tl.arange(0, block)
+    columns = tl.arange(0, parts)[:, None] * part_columns + tl.arange(0, part_columns)[None, :]
     inside = columns < width
     values = tl.load(x + row * width + columns, mask=inside, other=0)
-    mean_square = tl.sum(values * values, axis=0) / width
-    scale = 1.0 / tl.sqrt(mean_square + eps)
-    tl.store(y + row * width + columns, values * scale * tl.load(weight + columns, mask=inside, other=0), mask=inside)
+    weights = tl.load(weight + columns, mask=inside, other=0)
+    tl.store(y + row * width + columns, values * norm_scale(values, width, eps) * weights, mask=inside)
 
 
 @triton.jit
@@ -73,15 +86,16 @@ def _silu_mul(gate_up, y, width, block: tl.constexpr):
     inside = columns < width
     gate = tl.load(gate_up + row * 2 * width + columns, mask=inside, other=0)
     up = tl.load(gate_up + row * 2 * width + width + columns, mask=inside, other=0)
-    tl.store(y + row * width + columns, gate / (1.0 + tl.exp(-gate)) * up, mask=inside)
+    tl.store(y + row * width + columns, gated(gate, up), mask=inside)
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """[tokens, width] -> the same, float32."""
     num_tokens, width = x.shape
     y = torch.empty_like(x)
-    block = triton.next_power_of_2(width)
-    _rms_norm[(num_tokens,)](x, weight, y, width, eps, block=block, num_warps=8, enable_fp_fusion=False)
+    parts = triton.next_power_of_2(triton.cdiv(width, NORM_COLUMNS))
+    sizes = {"parts": parts, "part_columns": NORM_COLUMNS}
+    _rms_norm[(num_tokens,)](x, weight, y, width, eps, **sizes, num_warps=NORM_WARPS, enable_fp_fusion=False)
     return y
 
 

@@ -4,7 +4,7 @@
                                                    low nibble, input G/2 + j in its high one: two products, no shuffles
     zeros    uint8 [groups, out]                   outputs padded to a multiple of 64 here and below
     scales   float [groups, out]
-    x        int8  [tokens, in]; per group and token one float scale and the sum of the codes, [groups, tokens]
+    x        int8  [tokens, in], scales and sums of codes [groups, tokens], from activations.py
 
     result[t, o] = bias + sum over parts of sum over a part's groups of  (codes . x - zero * x_sum) * (scale * x_scale)
 
@@ -19,20 +19,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 import triton
 import triton.language as tl
 from numpy.typing import NDArray
 from torch import Tensor
 
+from guardhouse.ops.gpu.activations import Quantized
+
 GROUP_SIZES = (64, 128)  # half a group is the depth of one product: at least 32 for int8
 TILE_OUT = tl.constexpr(64)  # outputs whose codes lie side by side
 PROGRAMS_WANTED = 264  # two per multiprocessor of an H100 or H200
-GROUPS_AT_ONCE = 8
-ROUNDER = tl.constexpr(12582912.0)  # 1.5 * 2^23: adding it leaves the rounded integer in the low mantissa bits
-ROUNDER_BITS = tl.constexpr(0x4B400000)  # its own
-TINY = tl.constexpr(7.888609052210118e-31)  # 2^-100: a group below it counts as zero
-FINITE_BITS = tl.constexpr(0x7F800000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,30 +54,6 @@ class Plan:
 # tests/ops/test_cuda_compiled.py has them compiled.
 SOME_TOKENS = 256
 FEW, SOME, MANY, MANY_IN_PARTS = Tile(64, 16, 4, 5), Tile(64, 64, 4, 3), Tile(128, 128, 8, 3), Tile(128, 64, 8, 3)
-
-
-@triton.jit(do_not_specialize=["num_tokens"])
-def _quantize(
-    x, codes, scales, sums, num_tokens, num_groups, group_size: tl.constexpr, groups_at_once: tl.constexpr
-):  # fmt: skip
-    """A token's groups: scale = max |x| / 127, code = round to nearest even. NaN or infinity gives the scale NaN."""
-    token = tl.program_id(0).to(tl.int64)
-    groups = tl.program_id(1) * groups_at_once + tl.arange(0, groups_at_once)
-    is_group = groups < num_groups
-    place = (token * num_groups + groups[:, None]) * group_size + tl.arange(0, group_size)[None, :]
-    values = tl.load(x + place, mask=is_group[:, None], other=0)
-    bits = tl.max(values.to(tl.int32, bitcast=True) & 0x7FFFFFFF, axis=1)  # as integers, NaN outranks every number
-    largest = bits.to(tl.float32, bitcast=True)
-    is_finite = bits < FINITE_BITS
-    is_used = is_finite & (largest >= TINY)
-    inverse = tl.where(is_used, 127.0 / tl.where(is_used, largest, 1.0), 0.0)
-    rounded = tl.where(is_used[:, None], values, 0.0) * inverse[:, None] + ROUNDER
-    code = rounded.to(tl.int32, bitcast=True) - ROUNDER_BITS
-    tl.store(codes + place, code.to(tl.int8), mask=is_group[:, None])
-    where = groups.to(tl.int64) * num_tokens + token
-    tl.store(sums + where, tl.sum(code, axis=1).to(tl.float32), mask=is_group)
-    scale = tl.where(is_finite, tl.where(is_used, largest / 127.0, 0.0), float("nan"))
-    tl.store(scales + where, scale, mask=is_group)
 
 
 @triton.jit
@@ -114,7 +86,7 @@ def _sum_part(
 @triton.jit(do_not_specialize=["num_tokens"])
 def _multiply(
     x, x_scales, x_sums, codes, zeros, scales, bias, y, num_tokens, num_outputs, padded_outputs, num_groups,
-    groups_per_part, has_bias: tl.constexpr, is_split: tl.constexpr, is_whole: tl.constexpr,
+    groups_per_part, has_bias: tl.constexpr, is_added: tl.constexpr, is_split: tl.constexpr, is_whole: tl.constexpr,
     half: tl.constexpr, block_tokens: tl.constexpr, block_out: tl.constexpr,
 ):  # fmt: skip
     """One tile of y [tokens, out]; split: one tile of one part, y being [parts, tokens, out]; whole: there is one part."""
@@ -135,16 +107,22 @@ def _multiply(
                 x, x_scales, x_sums, codes, zeros, scales, first, min(first + groups_per_part, num_groups), num_groups,
                 num_tokens, padded_outputs, tokens, is_token, read_outputs, half, block_tokens, block_out,
             )  # fmt: skip
+    place = tokens[None, :].to(tl.int64) * num_outputs + outputs[:, None]
+    is_place = is_token[None, :] & is_output[:, None]
     if is_split:
         y += tl.program_id(2).to(tl.int64) * num_tokens * num_outputs
-    elif has_bias:
-        total += tl.load(bias + outputs, mask=is_output, other=0)[:, None]
-    place = tokens[None, :].to(tl.int64) * num_outputs + outputs[:, None]
-    tl.store(y + place, total, mask=is_token[None, :] & is_output[:, None])
+    else:
+        if has_bias:
+            total += tl.load(bias + outputs, mask=is_output, other=0)[:, None]
+        if is_added:
+            total += tl.load(y + place, mask=is_place, other=0)
+    tl.store(y + place, total, mask=is_place)
 
 
 @triton.jit
-def _add_parts(parts, bias, y, num_parts, size, num_outputs, has_bias: tl.constexpr, block: tl.constexpr):
+def _add_parts(
+    parts, bias, y, num_parts, size, num_outputs, has_bias: tl.constexpr, is_added: tl.constexpr, block: tl.constexpr
+):
     place = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)
     is_place = place < size
     total = tl.zeros((block,), dtype=tl.float32)
@@ -153,6 +131,8 @@ def _add_parts(parts, bias, y, num_parts, size, num_outputs, has_bias: tl.conste
         parts += size
     if has_bias:
         total += tl.load(bias + place % num_outputs, mask=is_place, other=0)
+    if is_added:
+        total += tl.load(y + place, mask=is_place, other=0)
     tl.store(y + place, total, mask=is_place)
 
 
@@ -184,24 +164,13 @@ def groups_per_part(num_groups: int, num_outputs: int) -> int:
     return int(triton.cdiv(num_groups, num_parts))
 
 
-def quantize(x: Tensor, group_size: int) -> tuple[Tensor, Tensor, Tensor]:
-    """float32 [tokens, in] -> int8 [tokens, in]; scales and sums of codes, float32 [groups, tokens]."""
-    num_tokens, width = x.shape
-    num_groups = width // group_size
-    codes = torch.empty((num_tokens, width), dtype=torch.int8, device=x.device)
-    scales, sums = torch.empty((2, num_groups, num_tokens), dtype=torch.float32, device=x.device)
-    _quantize[(num_tokens, triton.cdiv(num_groups, GROUPS_AT_ONCE))](
-        x, codes, scales, sums, num_tokens, num_groups, group_size=group_size, groups_at_once=GROUPS_AT_ONCE,
-        num_warps=4, enable_fp_fusion=False,
-    )  # fmt: skip
-    return codes, scales, sums
-
-
-def multiply(x: Tensor, weight: Mapping[str, Tensor], group_size: int, num_outputs: int, plan: Plan) -> Tensor:
-    """float32 [tokens, in] -> float32 [tokens, out], as `plan` says; the result's bits do not depend on it."""
-    codes, x_scales, x_sums = quantize(x, group_size)
-    num_groups, num_tokens = x_scales.shape
-    y = torch.empty((num_tokens, num_outputs), dtype=torch.float32, device=x.device)
+def multiply(
+    x: Quantized, weight: Mapping[str, Tensor], num_outputs: int, plan: Plan, onto: Tensor | None = None
+) -> Tensor:
+    """Quantised rows -> float32 [tokens, out], or their sum with `onto`, in place. The bits do not depend on `plan`."""
+    num_groups, num_tokens = x.scales.shape
+    group_size = x.codes.shape[1] // num_groups
+    y = x.scales.new_empty((num_tokens, num_outputs)) if onto is None else onto
     bias = weight.get("bias")
     per_part = groups_per_part(num_groups, num_outputs)
     num_parts = triton.cdiv(num_groups, per_part)
@@ -210,17 +179,16 @@ def multiply(x: Tensor, weight: Mapping[str, Tensor], group_size: int, num_outpu
     tile = plan.tile
     grid = (triton.cdiv(num_outputs, tile.outputs), triton.cdiv(num_tokens, tile.tokens), num_parts if is_split else 1)
     _multiply[grid](
-        codes, x_scales, x_sums, weight["codes"], weight["zeros"], weight["scales"], y if bias is None else bias, target,
+        x.codes, x.scales, x.sums, weight["codes"], weight["zeros"], weight["scales"], y if bias is None else bias, target,
         num_tokens, num_outputs, padded_outputs(num_outputs), num_groups, per_part,
-        has_bias=bias is not None, is_split=is_split, is_whole=num_parts == 1,
+        has_bias=bias is not None, is_added=onto is not None, is_split=is_split, is_whole=num_parts == 1,
         half=group_size // 2, block_tokens=tile.tokens, block_out=tile.outputs,
         num_warps=tile.num_warps, num_stages=tile.num_stages, enable_fp_fusion=False,
     )  # fmt: skip
     if is_split:
         parts = (target, y if bias is None else bias, y, num_parts, y.numel(), num_outputs)
-        _add_parts[(triton.cdiv(y.numel(), 1024),)](
-            *parts, has_bias=bias is not None, block=1024, enable_fp_fusion=False
-        )
+        flags = {"has_bias": bias is not None, "is_added": onto is not None}
+        _add_parts[(triton.cdiv(y.numel(), 1024),)](*parts, **flags, block=1024, num_warps=4, enable_fp_fusion=False)
     return y
 
 
