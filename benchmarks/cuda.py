@@ -205,7 +205,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, object]:
     table(kernels)
     results: dict[str, object] = {"ceilings": ceiling, "kernels": kernels}
     began = time.perf_counter()
-    bench = open_bench(arguments.model, None, device="cuda")
+    sizes = {"max_num_batched_tokens": arguments.batched_tokens, "max_num_seqs": arguments.sequences}
+    bench = open_bench(arguments.model, None, "cuda", **sizes)
     print(f"model ready after {time.perf_counter() - began:.1f} s\n")
     with bench.engine:
         bench.seconds([bench.verdict(60)])
@@ -230,6 +231,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, help="checkpoint folder")
     parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--batched-tokens", type=int, default=2048, help="tokens per step at most")
+    parser.add_argument("--sequences", type=int, default=256, help="that run at once")
     parser.add_argument("--requests", type=int, default=512, help="per row of the verdicts table")
     parser.add_argument("--check", action="store_true", help="compare with the reference only")
     arguments = parser.parse_args()

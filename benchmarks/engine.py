@@ -96,8 +96,9 @@ class Bench:
         return time.perf_counter() - began
 
 
-def open_bench(model: Path, threads: int | None, device: str = "auto") -> Bench:
-    settings = Settings(threads=threads, max_queue=1024)
+def open_bench(model: Path, threads: int | None, device: str = "auto", **sizes: int) -> Bench:
+    """`sizes`: settings of the engine that are not to be the defaults."""
+    settings = Settings(threads=threads, max_queue=1024, **sizes)
     checkpoint = Checkpoint.open(model)
     ops = load_ops(device, threads)
     window = window_of(checkpoint.config, settings)

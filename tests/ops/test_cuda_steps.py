@@ -168,6 +168,16 @@ def test_what_cannot_repeat_runs_as_it_is(num_tokens: int, key: object, num_tabl
     assert recorder.num_recorded == 0
 
 
+def test_recordings_share_the_memory_of_their_results() -> None:
+    runner = Steps(torch.device("cpu"), StandIn())
+    for num_tokens in (40, 40, 20, 20, 7, 7, 40):
+        shape = Shape(num_tokens, 2, 1, 0, 0, has_result=True)
+        result = runner.run(arrays(num_tokens), shape, lambda inputs: inputs.arrays["token_ids"] * 2.0, "a")
+        assert result is not None
+        assert int(result.sum()) == num_tokens * (num_tokens - 1)
+    assert len({recording.result.data_ptr() for recording in runner._recordings.values()}) == 1  # type: ignore[union-attr]
+
+
 def test_the_recording_that_was_not_used_for_longest_goes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(steps, "MAX_RECORDINGS", 2)
     recorder = StandIn()

@@ -98,6 +98,9 @@ class Steps:
         self._device = device
         self._recorder = recorder  # None: every step runs as it is
         self._buffer: Tensor | None = None  # made with the first step
+        self._results = torch.empty(
+            0, device=device
+        )  # all recordings write here: each with its own would take gigabytes
         self._seen: set[Hashable] = set()
         self._recordings: OrderedDict[Hashable, Recording] = OrderedDict()
 
@@ -122,7 +125,10 @@ class Steps:
             recording = self._record(inputs, body, key)
         if recording is None:
             self._seen.add(key)
-            return body(inputs)
+            result = body(inputs)
+            if result is not None and result.numel() > self._results.numel():  # older recordings keep theirs
+                self._results = result.new_empty(_power_of_two(result.numel()))
+            return result
         self._recordings.move_to_end(key)
         recording.replay()
         return recording.result
@@ -130,7 +136,7 @@ class Steps:
     def _record(self, inputs: Inputs, body: Body, key: Hashable) -> Recording | None:
         assert self._recorder is not None
         try:
-            replay, result = self._recorder(lambda: body(inputs))
+            replay, result = self._recorder(lambda: self._kept(body(inputs)))
         except RuntimeError:
             logger.warning("a step could not be recorded as a CUDA graph: from now on none is", exc_info=True)
             self._recorder = None
@@ -140,6 +146,9 @@ class Steps:
         if len(self._recordings) > MAX_RECORDINGS:
             self._recordings.popitem(last=False)
         return recording
+
+    def _kept(self, result: Tensor | None) -> Tensor | None:
+        return None if result is None else self._results[: result.numel()].view_as(result).copy_(result)
 
     def _send_flat(self, flat: Int32, shape: Shape) -> Inputs:
         """One copy, from pinned memory, that nobody waits for."""
