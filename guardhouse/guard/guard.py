@@ -1,36 +1,34 @@
 """The guard: text in, verdict out. `Guard.load` is the composition root.
 
-Knows: how checkpoint, operations, engine, frames and windows are put together, and what a caller may ask.
+Knows: how checkpoint, operations, engine and frames are put together, and what a caller may ask.
 Never knows: HTTP, files of the callers, terminals.
 """
 
 import asyncio
 import copy
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypedDict, Unpack
+from typing import Self, Unpack
 
 from guardhouse.config import Settings
 from guardhouse.engine.engine import Engine, EngineStats
 from guardhouse.engine.grammar import Grammar, GrammarCompiler, GrammarSource
-from guardhouse.errors import ContextOverflow, InputError
-from guardhouse.guard.conversation import Conversation, Role, Turn, parse_guard_prompt, parse_messages, require_unicode
+from guardhouse.guard.cases import Cases, Judged, JudgeOptions, Limits, PromptOptions, as_conversation, deadline_after
+from guardhouse.guard.conversation import Role
 from guardhouse.guard.generating import GenerateOptions, Generation, GenerationTask, start_generation
 from guardhouse.guard.judging import Case, Judging, Submit
 from guardhouse.guard.labels import LabelRequest, LogProbs, label_log_probs
 from guardhouse.guard.many import submit_many
 from guardhouse.guard.pins import Pins
 from guardhouse.guard.policy import Policy
-from guardhouse.guard.prompt import FrameStore, PromptFrame
+from guardhouse.guard.prompt import FrameStore
 from guardhouse.guard.rendering import Rendering, render_parts
 from guardhouse.guard.sizing import engine_config, window_of
-from guardhouse.guard.verdict import Verdict, find_answer_ids
-from guardhouse.guard.windows import cut_windows
+from guardhouse.guard.verdict import Verdict
 from guardhouse.model.checkpoint import Checkpoint
 from guardhouse.model.llama import load_llama
 from guardhouse.model.lora import Adapter, AdapterReader
@@ -41,19 +39,8 @@ EMBEDDED = "embedded"
 EMBEDDED_FOLDER = Path(__file__).parent.parent / "assets" / "tiny"
 PINNED_FROM_BYTES = 64 << 20  # prefixes of smaller models are computed faster than read from disk
 ANSWERS_REMEMBERED = 1024
-MIN_WINDOW_TOKENS = 64  # of a long text: where the context leaves less, there is too little to judge at a time
 
-Judged = str | Sequence[Mapping[str, object]] | Conversation
 Progress = Callable[[int, int], None]
-
-
-class JudgeOptions(TypedDict, total=False):
-    """How to judge; see Guard.submit."""
-
-    policy: Policy | None
-    threshold: float | None
-    all_categories: bool
-    timeout_s: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +81,7 @@ class Guard:
         self._tokenizer = frames.tokenizer
         self._engine = engine
         self._grammars = grammars
-        self._threshold = threshold
+        self._cases = Cases(frames, Limits(info.window, engine.config.max_queue, threshold))
         self._pins = pins
         self._adapters = adapters
         self._submit: Submit = engine.submit
@@ -159,45 +146,19 @@ class Guard:
         would, not only the likeliest. Raises InputError, PolicyError, QueueFull or EngineClosed at once; the future may
         raise these, VerdictError or DeadlineExceeded.
         """
-        conversation = _conversation(conversation)
-        frame = self._frame(conversation, policy)
-        prompts, spans = self._cut(conversation, frame)
-        case = Case(
-            policy=frame.policy,
-            role=frame.role,
-            threshold=self._checked_threshold(threshold),
-            answers=frame.answers,
-            prompts=prompts,
-            spans=spans,
+        case = self._cases.of_conversation(
+            as_conversation(conversation),
+            policy=policy,
+            threshold=threshold,
             all_categories=all_categories,
-            deadline=_deadline(timeout_s),
+            timeout_s=timeout_s,
         )
-        is_default = frame.policy == self._frames.default_policy
-        return self._start(case, frame.role if is_default else None)
+        return self._start(case, case.role if case.policy == self._frames.default_policy else None)
 
-    def submit_prompt(
-        self,
-        text: str,
-        *,
-        threshold: float | None = None,
-        all_categories: bool = False,
-        timeout_s: float | None = None,
-    ) -> Future[Verdict]:
+    def submit_prompt(self, text: str, **options: Unpack[PromptOptions]) -> Future[Verdict]:
         """Judge a whole guard prompt that the caller wrote, by its own categories; any other text is one user turn."""
-        prompt = parse_guard_prompt(text, self._frames.default_policy, instruct=self._frames.is_instruct)
-        if prompt is None:
-            return self.submit(text, threshold=threshold, all_categories=all_categories, timeout_s=timeout_s)
-        case = Case(
-            policy=prompt.policy,
-            role=prompt.role,
-            threshold=self._checked_threshold(threshold),
-            answers=find_answer_ids(self._tokenizer, prompt.policy),
-            prompts=[self._plain_ids(prompt.text)],
-            spans=[(0, len(text))],
-            all_categories=all_categories,
-            deadline=_deadline(timeout_s),
-        )
-        return self._start(case, None)
+        case = self._cases.of_prompt(text, **options)
+        return self.submit(text, **options) if case is None else self._start(case, None)
 
     def check(self, conversation: Judged, **options: Unpack[JudgeOptions]) -> Verdict:
         """Judge and wait."""
@@ -230,13 +191,13 @@ class Guard:
         once; the future may raise SchemaUnmet, VerdictError or DeadlineExceeded.
         """
         task = GenerationTask(
-            prompt_ids=self._generation_ids(prompt, raw=options.get("raw", False), lead=options.get("lead", "")),
+            prompt_ids=self._cases.generation_ids(prompt, raw=options.get("raw", False), lead=options.get("lead", "")),
             sampling=options["sampling"],
             grammar=options.get("grammar"),
             stop=options.get("stop", ()),
             num_logprobs=options.get("num_logprobs"),
             on_piece=options.get("on_piece"),
-            deadline=_deadline(options.get("timeout_s")),
+            deadline=deadline_after(options.get("timeout_s")),
         )
         return start_generation(task, self._submit, self._tokenizer)
 
@@ -280,25 +241,22 @@ class Guard:
         self, token_ids: Sequence[int], labels: Sequence[int], *, timeout_s: float | None = None
     ) -> Future[LogProbs]:
         """[len(labels)]: log P of each of these tokens coming next, over the whole vocabulary."""
-        request = LabelRequest(token_ids, labels, _deadline(timeout_s))
+        request = LabelRequest(token_ids, labels, deadline_after(timeout_s))
         return label_log_probs(request, self._submit, self._tokenizer.vocab_size)
 
     def prompt_ids(self, conversation: Judged, *, policy: Policy | None = None) -> list[int]:
         """The token ids that judging this conversation would begin with."""
-        conversation = _conversation(conversation)
-        return self._frame(conversation, policy).ids(conversation.turns)
+        conversation = as_conversation(conversation)
+        return self._cases.frame(conversation, policy).ids(conversation.turns)
 
     def policy_of(self, conversation: Judged, *, policy: Policy | None = None) -> Policy:
         """The policy that judges this conversation: a system message's, else `policy`, else the checkpoint's own."""
-        conversation = _conversation(conversation)
-        if conversation.policy_text is not None:
-            return Policy.parse(conversation.policy_text)
-        return policy or self._frames.default_policy
+        return self._cases.policy_of(as_conversation(conversation), policy)
 
     def render(self, conversation: Judged, *, policy: Policy | None = None) -> Rendering:
         """The prompt that `submit` would have the model read, before it is cut into windows. Raises as `submit` does."""
-        conversation = _conversation(conversation)
-        frame = self._frame(conversation, policy)
+        conversation = as_conversation(conversation)
+        frame = self._cases.frame(conversation, policy)
         return render_parts(self._frames.layout(frame.role, frame.policy), frame, conversation.turns)
 
     @property
@@ -335,63 +293,7 @@ class Guard:
     ) -> None:
         self.close()
 
-    def _frame(self, conversation: Conversation, policy: Policy | None) -> PromptFrame:
-        return self._frames.frame(conversation.judged.role, self.policy_of(conversation, policy=policy))
-
-    def _checked_threshold(self, threshold: float | None) -> float:
-        """NaN would be no score's equal and pass everything."""
-        if threshold is None:
-            return self._threshold
-        if not 0 <= threshold <= 1:
-            raise InputError("the threshold must be between 0 and 1")
-        return threshold
-
-    def _cut(
-        self, conversation: Conversation, frame: PromptFrame
-    ) -> tuple[Sequence[list[int]], Sequence[tuple[int, int]]]:
-        """The conversation's ids, once, or once per window of a judged turn that is too long. Context is never cut."""
-        *context, judged = conversation.turns
-        ids = frame.ids(conversation.turns)
-        room = self.info.window - frame.answers.max_length
-        if len(ids) <= room:
-            return [ids], [(0, len(judged.content))]
-        num_fixed = len(ids) - len(frame.content_ids(judged.content))
-        max_tokens = room - num_fixed
-        if max_tokens < min(MIN_WINDOW_TOKENS, self.info.window // 8):
-            raise ContextOverflow(num_fixed, self.info.window)
-        spans = cut_windows(judged.content, max_tokens, lambda text: len(frame.content_ids(text)))
-        if len(spans) > self._engine.config.max_queue:
-            raise ContextOverflow(len(ids), max_tokens * self._engine.config.max_queue)
-        windows = (Turn(judged.role, judged.content[start:end]) for start, end in spans)
-        return [frame.ids([*context, window]) for window in windows], spans
-
     def _start(self, case: Case, role: Role | None) -> Future[Verdict]:
         """`role`: whose pinned prefix the prompts begin with; None: nobody's."""
         judging = Judging(case, self._submit, self._tokenizer)
         return judging.start() if role is None or self._pins is None else self._pins.start(judging, role)
-
-    def _generation_ids(self, prompt: str | Sequence[Mapping[str, object]], *, raw: bool, lead: str) -> list[int]:
-        ids = self._prompt_ids(prompt, raw=raw)
-        return [*ids, *self._tokenizer.encode(lead)] if lead else ids
-
-    def _prompt_ids(self, prompt: str | Sequence[Mapping[str, object]], *, raw: bool) -> list[int]:
-        if isinstance(prompt, str):
-            whole = parse_guard_prompt(prompt, self._frames.default_policy, instruct=self._frames.is_instruct)
-            if raw or whole is not None:
-                return self._plain_ids(prompt if raw or whole is None else whole.text)
-        conversation = _conversation(prompt)
-        return self._frame(conversation, None).ids(conversation.turns)
-
-    def _plain_ids(self, text: str) -> list[int]:
-        require_unicode(text, "the prompt")
-        return self._tokenizer.encode(text, bos=self._tokenizer.add_bos)
-
-
-def _conversation(judged: Judged) -> Conversation:
-    if isinstance(judged, Conversation):
-        return judged
-    return Conversation((Turn("user", judged),)) if isinstance(judged, str) else parse_messages(judged)
-
-
-def _deadline(timeout_s: float | None) -> float | None:
-    return None if timeout_s is None else time.monotonic() + timeout_s

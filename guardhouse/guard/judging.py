@@ -17,6 +17,7 @@ from typing import TypeVar
 import numpy as np
 
 from guardhouse.engine.request import Request, RequestResult
+from guardhouse.guard.conversation import Role
 from guardhouse.guard.policy import Policy
 from guardhouse.guard.verdict import (
     AnswerIds,
@@ -39,7 +40,7 @@ class Case:
     """What is to be judged: one conversation under one policy, in one or more windows."""
 
     policy: Policy
-    role: str
+    role: Role
     threshold: float
     answers: AnswerIds
     prompts: Sequence[list[int]]  # ids up to the tail, one list per window

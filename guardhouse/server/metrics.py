@@ -34,7 +34,7 @@ class Metrics:
         )
         verdicts = Counter("guardhouse_verdicts", "Texts judged", ["verdict"], registry=self._registry)
         self._flagged = (verdicts.labels("safe"), verdicts.labels("unsafe"))
-        self._noted: list[tuple[str, int, float]] = []  # not counted yet: 64 at once take half the time
+        self._noted: list[tuple[str, int, float]] = []  # not counted yet: that is done for many at once
         self._registry.register(EngineCollector(engine_stats))
 
     def observe_request(self, route: str, status: int, seconds: float) -> None:
