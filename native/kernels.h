@@ -15,6 +15,8 @@
 
 #if defined(GH_BUILD_AVX2)
 #define GH_KERNEL(name) gh_##name##_avx2
+#elif defined(GH_BUILD_NEON)
+#define GH_KERNEL(name) gh_##name##_neon
 #else
 #define GH_KERNEL(name) gh_##name##_portable
 #endif
@@ -107,6 +109,7 @@ typedef struct {
 
 extern const gh_kernels gh_kernels_portable;
 extern const gh_kernels gh_kernels_avx2;
+extern const gh_kernels gh_kernels_neon;
 
 /* The members above, as each instruction set defines them. */
 gh_quantized_group GH_KERNEL(quantize_group)(const float *x, size_t count, int8_t *codes);

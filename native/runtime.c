@@ -3,6 +3,22 @@
 
 #include <stdlib.h>
 
+#if defined(GH_WITH_NEON) && defined(__linux__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
+
+#if defined(GH_WITH_NEON)
+/* Every Mac with an ARM processor has the dot product instructions. */
+static bool has_dot_product(void) {
+#if defined(__linux__)
+    return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;
+#else
+    return true;
+#endif
+}
+#endif
+
 static const gh_kernels *kernels_of(int isa) {
     if (isa == GH_ISA_PORTABLE) {
         return &gh_kernels_portable;
@@ -11,6 +27,11 @@ static const gh_kernels *kernels_of(int isa) {
     if (isa == GH_ISA_AVX2 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
         __builtin_cpu_supports("f16c")) {
         return &gh_kernels_avx2;
+    }
+#endif
+#if defined(GH_WITH_NEON)
+    if (isa == GH_ISA_NEON && has_dot_product()) {
+        return &gh_kernels_neon;
     }
 #endif
     return NULL;

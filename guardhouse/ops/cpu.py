@@ -42,7 +42,7 @@ Value = TypeVar("Value")
 class CpuOps:
     """See `guardhouse.ops.table.Ops` for every method's meaning.
 
-    `isa` forces an instruction set ("portable" or "avx2") for tests; None takes the best one.
+    `isa` forces an instruction set ("portable", "avx2" or "neon") for tests; None takes the best one.
     What it notes about a packed weight is forgotten with that weight.
     """
 
@@ -270,7 +270,7 @@ def _available_processors() -> int:
 
 
 def _best_isa(library: CDLL) -> str:
-    return "avx2" if library.gh_supports_isa(native.ISAS["avx2"]) else "portable"
+    return next((isa for isa in ("avx2", "neon") if library.gh_supports_isa(native.ISAS[isa])), "portable")
 
 
 def _destroy(library: CDLL, runtime: int, creator: int) -> None:
