@@ -240,7 +240,7 @@ def describe_device() -> str:
 
 
 def _multiply(x: activations.Quantized, weight: PackedLinear, onto: Tensor | None = None) -> Tensor:
-    plan = w4a8.plan_product(len(x.codes), len(x.scales), weight.out_features)
+    plan = w4a8.plan_product(x.num_tokens, len(x.scales), weight.out_features)
     return w4a8.multiply(x, weight.arrays, weight.out_features, plan, onto)
 
 

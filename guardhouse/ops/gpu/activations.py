@@ -17,6 +17,7 @@ from torch import Tensor
 from guardhouse.ops.gpu.rows import NORM_COLUMNS, NORM_WARPS, gated, norm_scale
 
 GROUPS_AT_ONCE = 8
+FEW_TOKENS, TOKENS = 16, 128  # that w4a8.py's tiles divide
 PLAIN, NORMED, GATED = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
 ROUNDER = tl.constexpr(12582912.0)  # 1.5 * 2^23: adding it leaves the rounded integer in the low mantissa bits
 ROUNDER_BITS = tl.constexpr(0x4B400000)  # its own
@@ -26,16 +27,17 @@ FINITE_BITS = tl.constexpr(0x7F800000)
 
 @dataclass(frozen=True, slots=True)
 class Quantized:
-    """See this file's head."""
+    """See this file's head. Padded: to 16 tokens, or to a multiple of 128; padding is not written."""
 
+    num_tokens: int
     codes: Tensor
     scales: Tensor
     sums: Tensor
 
 
-@triton.jit(do_not_specialize=["num_tokens"])
+@triton.jit
 def _quantize(
-    x, norm, eps, codes, scales, sums, num_tokens, num_groups,
+    x, norm, eps, codes, scales, sums, padded_tokens, num_groups,
     source: tl.constexpr, group_size: tl.constexpr, groups_at_once: tl.constexpr,
 ):  # fmt: skip
     """Some of a token's groups; all of them, if there is a norm."""
@@ -60,7 +62,7 @@ def _quantize(
     rounded = tl.where(is_used[:, None], values, 0.0) * inverse[:, None] + ROUNDER
     code = rounded.to(tl.int32, bitcast=True) - ROUNDER_BITS
     tl.store(codes + token * width + columns, code.to(tl.int8), mask=mask)
-    where = groups.to(tl.int64) * num_tokens + token
+    where = groups.to(tl.int64) * padded_tokens + token
     tl.store(sums + where, tl.sum(code, axis=1).to(tl.float32), mask=is_group)
     scale = tl.where(is_finite, tl.where(is_used, largest / 127.0, 0.0), float("nan"))
     tl.store(scales + where, scale, mask=is_group)
@@ -85,13 +87,14 @@ def _launch(
     x: Tensor, group_size: int, width: int, source: tl.constexpr, norm: tuple[Tensor, float] | None = None
 ) -> Quantized:
     num_tokens, num_groups = len(x), width // group_size
-    codes = torch.empty((num_tokens, width), dtype=torch.int8, device=x.device)
-    scales, sums = x.new_empty((2, num_groups, num_tokens))
+    padded = FEW_TOKENS if num_tokens <= FEW_TOKENS else triton.cdiv(num_tokens, TOKENS) * TOKENS
+    codes = torch.empty((padded, width), dtype=torch.int8, device=x.device)
+    scales, sums = x.new_empty((2, num_groups, padded))
     weight, eps = (x, 0.0) if norm is None else norm
     at_once = GROUPS_AT_ONCE if norm is None else triton.next_power_of_2(num_groups)
     _quantize[(num_tokens, triton.cdiv(num_groups, at_once))](
-        x, weight, eps, codes, scales, sums, num_tokens, num_groups,
+        x, weight, eps, codes, scales, sums, padded, num_groups,
         source=source.value, group_size=group_size, groups_at_once=at_once,
         num_warps=4 if norm is None else NORM_WARPS, enable_fp_fusion=False,
     )  # fmt: skip
-    return Quantized(codes, scales, sums)
+    return Quantized(num_tokens, codes, scales, sums)

@@ -4,7 +4,8 @@
                                                    low nibble, input G/2 + j in its high one: two products, no shuffles
     zeros    uint8 [groups, out]                   outputs padded to a multiple of 64 here and below
     scales   float [groups, out]
-    x        int8  [tokens, in], scales and sums of codes [groups, tokens], from activations.py
+    x        int8  [tokens, in], scales and sums of codes [groups, tokens], from activations.py: padded to whole tiles,
+             so that nothing need be masked; what padding holds goes to results that are not stored
 
     result[t, o] = bias + sum over parts of sum over a part's groups of  (codes . x - zero * x_sum) * (scale * x_scale)
 
@@ -24,10 +25,11 @@ import triton.language as tl
 from numpy.typing import NDArray
 from torch import Tensor
 
-from guardhouse.ops.gpu.activations import Quantized
+from guardhouse.ops.gpu.activations import FEW_TOKENS, Quantized
 
 GROUP_SIZES = (64, 128)  # half a group is the depth of one product: at least 32 for int8
 TILE_OUT = tl.constexpr(64)  # outputs whose codes lie side by side
+IS_INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)  # it knows no machine code
 PROGRAMS_WANTED = 264  # two per multiprocessor of an H100 or H200
 
 
@@ -53,13 +55,36 @@ class Plan:
 # is used as often as registers allow, and a second sum (weights in several parts) takes registers too. None of these spills:
 # tests/ops/test_cuda_compiled.py has them compiled.
 SOME_TOKENS = 256
-FEW, SOME, MANY, MANY_IN_PARTS = Tile(64, 16, 4, 5), Tile(64, 64, 4, 3), Tile(128, 128, 8, 3), Tile(128, 64, 8, 3)
+FEW, SOME, MANY, MANY_IN_PARTS = (
+    Tile(64, FEW_TOKENS, 4, 5),
+    Tile(64, 64, 4, 3),
+    Tile(128, 128, 8, 3),
+    Tile(128, 64, 8, 3),
+)
+
+
+@triton.jit
+def _unpack(pair):
+    """The codes in the low and in the high nibbles."""
+    if IS_INTERPRETED:
+        low, high = (pair & 15).to(tl.int8), (pair >> 4).to(tl.int8)
+    else:  # the same, four bytes to an instruction; left to the compiler it is 134 of a group's 302 instructions
+        low = tl.inline_asm_elementwise("and.b32 $0, $1, 0x0F0F0F0F;", "=r,r", [pair], tl.int8, is_pure=True, pack=4)
+        high = tl.inline_asm_elementwise(
+            "{ .reg .b32 t; shr.u32 t, $1, 4; and.b32 $0, t, 0x0F0F0F0F; }",
+            "=r,r",
+            [pair],
+            tl.int8,
+            is_pure=True,
+            pack=4,
+        )
+    return low, high
 
 
 @triton.jit
 def _sum_part(
-    x, x_scales, x_sums, codes, zeros, scales, first_group, end_group, num_groups, num_tokens, padded_outputs,
-    tokens, is_token, outputs, half: tl.constexpr, block_tokens: tl.constexpr, block_out: tl.constexpr,
+    x, x_scales, x_sums, codes, zeros, scales, first_group, end_group, num_groups, padded_tokens, padded_outputs,
+    tokens, outputs, half: tl.constexpr, block_tokens: tl.constexpr, block_out: tl.constexpr,
 ):  # fmt: skip
     """float32 [outputs, tokens]: the groups first_group .. end_group - 1, added in order."""
     depth = tl.arange(0, half)
@@ -68,16 +93,16 @@ def _sum_part(
     code_row = codes + tile[:, None] * half + depth[None, :]
     total = tl.zeros((block_out, block_tokens), dtype=tl.float32)
     for group in range(first_group, end_group):
-        low_x = tl.load(x_row + group * 2 * half, mask=is_token[None, :], other=0)
-        high_x = tl.load(x_row + group * 2 * half + half, mask=is_token[None, :], other=0)
+        low_x = tl.load(x_row + group * 2 * half)
+        high_x = tl.load(x_row + group * 2 * half + half)
         pair = tl.load(code_row + group * TILE_OUT * half)
-        low, high = (pair & 15).to(tl.int8), (pair >> 4).to(tl.int8)
+        low, high = _unpack(pair)
         sums = tl.dot(low, low_x, out_dtype=tl.int32)
         sums = tl.dot(high, high_x, acc=sums, out_dtype=tl.int32)
         zero = tl.load(zeros + group * padded_outputs + outputs).to(tl.float32)
         scale = tl.load(scales + group * padded_outputs + outputs).to(tl.float32)
-        x_sum = tl.load(x_sums + group * num_tokens + tokens, mask=is_token, other=0)
-        x_scale = tl.load(x_scales + group * num_tokens + tokens, mask=is_token, other=0)
+        x_sum = tl.load(x_sums + group * padded_tokens + tokens)
+        x_scale = tl.load(x_scales + group * padded_tokens + tokens)
         exact = tl.fma(-zero[:, None], x_sum[None, :], sums.to(tl.float32))
         total = tl.fma(exact, scale[:, None] * x_scale[None, :], total)
     return total
@@ -85,7 +110,7 @@ def _sum_part(
 
 @triton.jit(do_not_specialize=["num_tokens"])
 def _multiply(
-    x, x_scales, x_sums, codes, zeros, scales, bias, y, num_tokens, num_outputs, padded_outputs, num_groups,
+    x, x_scales, x_sums, codes, zeros, scales, bias, y, num_tokens, num_outputs, padded_tokens, padded_outputs, num_groups,
     groups_per_part, has_bias: tl.constexpr, is_added: tl.constexpr, is_split: tl.constexpr, is_whole: tl.constexpr,
     half: tl.constexpr, block_tokens: tl.constexpr, block_out: tl.constexpr,
 ):  # fmt: skip
@@ -98,14 +123,14 @@ def _multiply(
         first = tl.program_id(2) * groups_per_part
         total = _sum_part(
             x, x_scales, x_sums, codes, zeros, scales, first, min(first + groups_per_part, num_groups), num_groups,
-            num_tokens, padded_outputs, tokens, is_token, read_outputs, half, block_tokens, block_out,
+            padded_tokens, padded_outputs, tokens, read_outputs, half, block_tokens, block_out,
         )  # fmt: skip
     else:
         total = tl.zeros((block_out, block_tokens), dtype=tl.float32)
         for first in range(0, num_groups, groups_per_part):
             total += _sum_part(
                 x, x_scales, x_sums, codes, zeros, scales, first, min(first + groups_per_part, num_groups), num_groups,
-                num_tokens, padded_outputs, tokens, is_token, read_outputs, half, block_tokens, block_out,
+                padded_tokens, padded_outputs, tokens, read_outputs, half, block_tokens, block_out,
             )  # fmt: skip
     place = tokens[None, :].to(tl.int64) * num_outputs + outputs[:, None]
     is_place = is_token[None, :] & is_output[:, None]
@@ -168,7 +193,7 @@ def multiply(
     x: Quantized, weight: Mapping[str, Tensor], num_outputs: int, plan: Plan, onto: Tensor | None = None
 ) -> Tensor:
     """Quantised rows -> float32 [tokens, out], or their sum with `onto`, in place. The bits do not depend on `plan`."""
-    num_groups, num_tokens = x.scales.shape
+    num_tokens, (num_groups, padded_tokens) = x.num_tokens, x.scales.shape
     group_size = x.codes.shape[1] // num_groups
     y = x.scales.new_empty((num_tokens, num_outputs)) if onto is None else onto
     bias = weight.get("bias")
@@ -177,10 +202,11 @@ def multiply(
     is_split = plan.is_split and num_parts > 1
     target = y.new_empty((num_parts, num_tokens, num_outputs)) if is_split else y
     tile = plan.tile
+    assert padded_tokens % tile.tokens == 0, "tokens that are not there would be read"
     grid = (triton.cdiv(num_outputs, tile.outputs), triton.cdiv(num_tokens, tile.tokens), num_parts if is_split else 1)
     _multiply[grid](
         x.codes, x.scales, x.sums, weight["codes"], weight["zeros"], weight["scales"], y if bias is None else bias, target,
-        num_tokens, num_outputs, padded_outputs(num_outputs), num_groups, per_part,
+        num_tokens, num_outputs, padded_tokens, padded_outputs(num_outputs), num_groups, per_part,
         has_bias=bias is not None, is_added=onto is not None, is_split=is_split, is_whole=num_parts == 1,
         half=group_size // 2, block_tokens=tile.tokens, block_out=tile.outputs,
         num_warps=tile.num_warps, num_stages=tile.num_stages, enable_fp_fusion=False,
