@@ -33,7 +33,8 @@ class Metrics:
             registry=self._registry,
         )
         verdicts = Counter("guardhouse_verdicts", "Texts judged", ["verdict"], registry=self._registry)
-        self._flagged = (verdicts.labels("safe"), verdicts.labels("unsafe"))
+        self._verdicts = (verdicts.labels("safe"), verdicts.labels("unsafe"))
+        self._num_noted = [0, 0]  # of both
         self._noted: list[tuple[str, int, float]] = []  # not counted yet: that is done for many at once
         self._registry.register(EngineCollector(engine_stats))
 
@@ -43,7 +44,7 @@ class Metrics:
             self._count_noted()
 
     def observe_verdict(self, flagged: bool) -> None:
-        self._flagged[flagged].inc()
+        self._num_noted[flagged] += 1
 
     def exposition(self) -> bytes:
         """The text format that a Prometheus server scrapes."""
@@ -55,6 +56,9 @@ class Metrics:
         for route, status, seconds in noted:
             self._requests.labels(route, str(status)).inc()
             self._seconds.labels(route).observe(seconds)
+        numbers, self._num_noted = self._num_noted, [0, 0]
+        for counter, number in zip(self._verdicts, numbers, strict=True):
+            counter.inc(number)
 
 
 class EngineCollector(Collector):

@@ -63,7 +63,8 @@ class Inference:
         if is_queued(call.inputs, call.options):
             return await submit_or_poll(self._jobs, call.model, call.inputs, parse_input)
         run = parse_input(call.inputs)
-        guard = await self._adapted(guard, call.model, run)
+        if run.lora:
+            guard = await self._adapted(guard, call.model, run.lora)
         if not run.stream:
             found = await while_connected(call.receive, answer(guard, run, self.timeout_s, _ignore))
             self._count(found)
@@ -76,7 +77,9 @@ class Inference:
         """A stored job's item (jobs.StoredInput as JSON) to its RunOutput as JSON."""
         stored = msgspec.json.decode(request, type=StoredInput)
         run = parse_input(stored.inputs)
-        guard = await self._adapted(self._guard(stored.model), stored.model, run)
+        guard = self._guard(stored.model)
+        if run.lora:
+            guard = await self._adapted(guard, stored.model, run.lora)
         found = await answer(guard, run, STORED_TIMEOUT_S, _ignore)
         self._count(found)
         return msgspec.json.encode(found.output)
@@ -87,9 +90,9 @@ class Inference:
             raise UnknownModel(model)
         return guard
 
-    async def _adapted(self, guard: Guard, model: str, run: RunInput) -> Guard:
-        """The guard under the adapter that the input names, if it does."""
-        return await self._adapters.adapted(guard, model, self._service.names, run.lora) if run.lora else guard
+    async def _adapted(self, guard: Guard, model: str, lora: str) -> Guard:
+        """The guard under the adapter that the input names."""
+        return await self._adapters.adapted(guard, model, self._service.names, lora)
 
     async def _events(self, guard: Guard, run: RunInput) -> AsyncGenerator[bytes, None]:
         """Events as the answer grows, then usage and [DONE]."""

@@ -119,6 +119,8 @@ class RunInput(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def offered_tools(self) -> tuple[Tool, ...]:
         """`tools`, and `functions` as tools: their code is neither read nor run."""
+        if self.tools is None and self.functions is None:
+            return ()
         functions = self.functions if isinstance(self.functions, list) else []
         tools = self.tools if isinstance(self.tools, list) else []
         return parse_tools([*functions, *tools])
