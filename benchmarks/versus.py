@@ -143,11 +143,11 @@ def run_together(engine: Engine, requests: list[Request]) -> None:
 def prefill(arguments: argparse.Namespace) -> Iterator[Pair]:
     prompts = Prompts(32000, 0)
     with engine_7b(arguments) as engine, llama_cpp(arguments) as peer:
-        for tokens, rounds in ((128, arguments.rounds), (512, max(1, arguments.rounds // 2))):
+        for tokens in arguments.tokens:
             yield measure(
                 f"prefill of {tokens} tokens",
                 "llama.cpp Q4_0",
-                rounds,
+                arguments.rounds,
                 lambda count=tokens: run_together(engine, [prompts.request(count, is_behind_head=False)]),
                 lambda count=tokens: peer.do(do="prefill", tokens=count),
             )
@@ -165,7 +165,7 @@ def classify(arguments: argparse.Namespace) -> Iterator[Pair]:
             yield measure(
                 f"classify, {clients} at once",
                 "llama.cpp Q4_0",
-                arguments.rounds if clients == 1 else 1,
+                arguments.rounds,
                 lambda count=clients: run_together(
                     engine, [prompts.request(ours, is_behind_head=True, num_rows=4) for _ in range(count)]
                 ),
@@ -230,6 +230,7 @@ def main() -> None:
     parser.add_argument("cases", nargs="+", choices=list(CASES))
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--tokens", type=int, nargs="+", default=[128, 512], help="of a prefill")
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--checkpoint", type=Path, help="7B folder: make_checkpoint.py writes one")
     parser.add_argument("--gguf", type=Path, help="7B in Q4_0: llama_peer.py writes one")
