@@ -17,10 +17,8 @@ from typing import Literal
 from guardhouse.config import Settings
 from guardhouse.errors import BackendError, CheckpointError
 from guardhouse.model.checkpoint import read_config
-from guardhouse.ops import describe_cuda, native_library_path
+from guardhouse.ops import best_isa, describe_cuda, native_library_path
 
-# What the kernels can use, fastest last. AVX2 is a first-class target; the rest is optional.
-X86_FEATURES = ("avx2", "f16c", "fma", "avx512f", "avx512_vnni", "avx_vnni")
 EXTRAS = {"torch": "cuda", "pyarrow": "bulk", "ray": "ray", "opentelemetry": "otel"}  # module -> extra
 NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 MIN_FREE_DISK = 1 << 30  # bytes; a 7B checkpoint and its packed weights want 8 GB
@@ -69,13 +67,15 @@ def _native_library() -> Finding:
 
 def _processor() -> Finding:
     machine = platform.machine()
-    if machine not in {"x86_64", "AMD64"}:
-        return Finding("processor", "note", f"{machine}: the portable kernels are used")
-    flags = _cpu_flags()
-    found = [feature for feature in X86_FEATURES if feature in flags]
-    if flags and "avx2" not in found:
-        return Finding("processor", "note", f"{machine} without AVX2: the portable kernels are used")
-    return Finding("processor", "good", f"{machine} {' '.join(found)}".strip())
+    try:
+        isa = best_isa()
+    except BackendError:
+        return Finding("processor", "note", machine)
+    if isa == "portable":
+        return Finding(
+            "processor", "note", f"{machine} without AVX2 or ARM's dot products: the portable kernels are used"
+        )
+    return Finding("processor", "good", f"{machine}: {isa} kernels")
 
 
 def _gpu(settings: Settings) -> Finding:
@@ -90,14 +90,6 @@ def _gpu(settings: Settings) -> Finding:
     except BackendError as error:
         what, _, fix = str(error).partition(": ")
         return Finding("gpu", missing, f"driver {version}, but {what}", fix)
-
-
-def _cpu_flags() -> frozenset[str]:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:  # not Linux
-        return frozenset()
-    return frozenset(next((line.partition(":")[2] for line in lines if line.startswith("flags")), "").split())
 
 
 def _threads(settings: Settings) -> Finding:

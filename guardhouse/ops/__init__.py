@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from guardhouse.errors import BackendError
-from guardhouse.ops.cpu import CpuOps
+from guardhouse.ops.cpu import CpuOps, best_isa
 from guardhouse.ops.native import native_library_path
 from guardhouse.ops.reference import ReferenceOps
 from guardhouse.ops.table import Ops
@@ -18,7 +18,7 @@ from guardhouse.ops.table import Ops
 COMPILERS = ("cc", "gcc", "clang")
 NVIDIA_DEVICE = "/dev/nvidia0"  # looked for before torch is imported, which takes seconds
 
-__all__ = ["describe_cuda", "load_ops", "native_library_path"]
+__all__ = ["best_isa", "describe_cuda", "load_ops", "native_library_path"]
 
 
 def load_ops(device: str, num_threads: int | None = None) -> Ops:

@@ -56,7 +56,7 @@ class CpuOps:
             raise BackendError(f"{threads} threads cannot compute anything")
         self._lib = native.load_library()
         self.num_threads = threads
-        self.isa = isa if isa is not None else _best_isa(self._lib)
+        self.isa = isa if isa is not None else best_isa()
         self._runtime = self._lib.gh_runtime_create(threads, native.ISAS[self.isa])
         if not self._runtime:
             raise BackendError(f"cannot start {threads} threads with {self.isa} kernels on this machine")
@@ -269,7 +269,9 @@ def _available_processors() -> int:
     return os.cpu_count() or 1
 
 
-def _best_isa(library: CDLL) -> str:
+def best_isa() -> str:
+    """The fastest kernels that this machine can run. Raises BackendError where none were compiled."""
+    library = native.load_library()
     return next((isa for isa in ("avx2", "neon") if library.gh_supports_isa(native.ISAS[isa])), "portable")
 
 
