@@ -16,11 +16,13 @@ from torch import Tensor
 
 from training.data import MAX_TEXT_CHARS, Example, vary_surface
 from training.sentences import WIDTH as MEANING_WIDTH
+from training.teacher import SoftLabels
 from training.template import AnswerIds, Frame, answer_ids, cut_frames
 from training.tokenizer import encode_plain
 
 MAX_JUDGED_TOKENS = 160  # in training alone; the shipped guard reads whatever fits its window
-MAX_CONTEXT_TOKENS = 24
+MAX_CONTEXT_TOKENS = (16, 16, 24, 80)  # of an earlier turn, one of these at random; the first when scoring
+LABEL_SHARE = 0.5  # of a verdict's target; the rest is the soft label, where there is one
 CODE_WEIGHT = 0.5
 GRAMMAR_WEIGHT = 0.1
 
@@ -35,6 +37,7 @@ class Prompted:
     text: str  # the judged turn before its surface varied
     judged: list[int]  # its ids
     codes: tuple[str, ...]
+    target: float  # P(unsafe) to be learnt
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,22 +46,28 @@ class TokenBatch:
 
     head: Tensor  # [head tokens]
     ids: Tensor  # [batch, tokens]: prompt + answer without its last id
-    rows: Tensor  # [answers]: index into the flattened batch whose next id is learnt
+    positions: (
+        Tensor  # [batch, P]: where an id of the answer comes next; the first is the verdict's, the last may repeat
+    )
+    rows: Tensor  # [answers]: index into the flattened positions
     targets: Tensor  # [answers]
     weights: Tensor  # [answers]
-    verdict_rows: Tensor  # [batch]: the last prompt token, whose next id is `safe` or `unsafe`
-    is_unsafe: Tensor  # [batch]
-    taught: Tensor  # [known texts]: index into verdict_rows
-    meanings: Tensor  # [known texts, 384]: their sentence vectors
+    verdicts: Tensor  # [batch]: index into rows and targets of each example's verdict
+    chances: Tensor  # [batch]: P(unsafe) to be learnt there
 
 
 class Encoder:
     """Turns examples into sequences and batches with one tokenizer."""
 
-    def __init__(self, tokenizer: Tokenizer, meanings: Mapping[str, NDArray[np.float16]] | None = None) -> None:
-        """`meanings`: sentence vectors by text, for those texts that have one."""
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        meanings: Mapping[str, NDArray[np.float16]] | None = None,
+        soft_labels: SoftLabels | None = None,
+    ) -> None:
+        """`meanings`, `soft_labels`: sentence vectors and P(unsafe), for those texts that have one."""
         self._tokenizer = tokenizer
-        self._meanings = meanings or {}
+        self._meanings, self._soft_labels = meanings or {}, soft_labels or {}
         self.frames: dict[str, Frame] = cut_frames(tokenizer)
         self.answers: AnswerIds = answer_ids(tokenizer)
 
@@ -71,36 +80,51 @@ class Encoder:
         sequences = []
         for example in examples:
             turns = [next(contents) for _ in example.turns]
-            context = [turn[:MAX_CONTEXT_TOKENS] for turn in turns[:-1]]
+            limit = MAX_CONTEXT_TOKENS[0] if chance is None else chance.choice(MAX_CONTEXT_TOKENS)
+            context = [turn[:limit] for turn in turns[:-1]]
             judged = turns[-1][:MAX_JUDGED_TOKENS]
             prompt = self.frames[example.role].splice([*context, judged])
             answer = self.answers.encode(example.codes)
-            sequences.append(Prompted(example.role, prompt, answer, example.turns[-1], judged, example.codes))
+            target = self._target(example)
+            sequences.append(Prompted(example.role, prompt, answer, example.turns[-1], judged, example.codes, target))
         return sequences
+
+    def _target(self, example: Example) -> float:
+        label = float(bool(example.codes))
+        soft = self._soft_labels.get((example.turns[-1], example.role), label)
+        share = LABEL_SHARE if example.is_labelled else 0.0
+        return share * label + (1 - share) * soft
 
     def batch(self, sequences: Sequence[Prompted]) -> TokenBatch:
         """All of one role."""
-        width = max(len(s.prompt) + len(s.answer) - 1 for s in sequences)
-        ids = torch.full((len(sequences), width), self.answers.end)
+        ids = torch.full((len(sequences), max(len(s.prompt) + len(s.answer) - 1 for s in sequences)), self.answers.end)
+        width = max(len(s.answer) for s in sequences)
+        positions = torch.zeros(len(sequences), width, dtype=torch.long)
         rows: list[int] = []
+        verdicts: list[int] = []
         for index, s in enumerate(sequences):
             line = s.prompt + s.answer[:-1]
             ids[index, : len(line)] = torch.tensor(line)
-            first = index * width + len(s.prompt) - 1
-            rows += range(first, first + len(s.answer))
-        known = [index for index, s in enumerate(sequences) if s.text in self._meanings]
-        vectors = [self._meanings[sequences[index].text] for index in known]
+            positions[index] = torch.arange(len(s.prompt) - 1, len(s.prompt) - 1 + width).clamp_max(len(line) - 1)
+            verdicts.append(len(rows))
+            rows += range(index * width, index * width + len(s.answer))
         return TokenBatch(
             head=torch.tensor(self.frames[sequences[0].role].head),
             ids=ids,
+            positions=positions,
             rows=torch.tensor(rows),
             targets=torch.tensor([token for s in sequences for token in s.answer]),
             weights=torch.tensor([weight for s in sequences for weight in _answer_weights(len(s.answer))]),
-            verdict_rows=torch.tensor([i * width + len(s.prompt) - 1 for i, s in enumerate(sequences)]),
-            is_unsafe=torch.tensor([s.answer[0] == self.answers.unsafe for s in sequences]),
-            taught=torch.tensor(known, dtype=torch.long),
-            meanings=torch.from_numpy(np.array(vectors, dtype=np.float32).reshape(len(known), MEANING_WIDTH)),
+            verdicts=torch.tensor(verdicts),
+            chances=torch.tensor([s.target for s in sequences]),
         )
+
+    def meanings(self, sequences: Sequence[Prompted]) -> tuple[Tensor, Tensor]:
+        """Which sequences' texts have a sentence vector [known], and these vectors [known, 384]."""
+        known = [index for index, s in enumerate(sequences) if s.text in self._meanings]
+        vectors = [self._meanings[sequences[index].text] for index in known]
+        stacked = np.array(vectors, dtype=np.float32).reshape(len(known), MEANING_WIDTH)
+        return torch.tensor(known, dtype=torch.long), torch.from_numpy(stacked)
 
 
 def group(sequences: Sequence[Prompted], tokens_per_batch: int, chance: random.Random) -> list[list[Prompted]]:

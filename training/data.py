@@ -31,8 +31,9 @@ from training.template import CODES
 from training.written.examples import HARD_KINDS, written_examples
 
 HELD_OUT_SHARE = 0.05
+UNLABELLED_SOURCE = "swapped"
 MAX_TEXT_CHARS = 1500  # longer texts are cut for training only
-DISGUISED_SHARE = 0.06
+DISGUISED_SHARE = 0.08
 MIN_PARAGRAPH_CHARS = 150  # shorter lines of the general text are dictionary entries
 
 
@@ -48,6 +49,11 @@ class Example:
     @property
     def role(self) -> str:
         return "user" if len(self.turns) % 2 else "assistant"
+
+    @property
+    def is_labelled(self) -> bool:
+        """False where only a teacher's opinion of the text is known."""
+        return self.source != UNLABELLED_SOURCE
 
     @property
     def is_held_out(self) -> bool:
@@ -103,8 +109,9 @@ def load_examples(folder: Path) -> tuple[list[Example], list[Example]]:
         kept = _capped([example for example in examples if not example.is_held_out], source)
         training += [example for example in kept for _ in range(_num_passes(example, source))]
         held_out += [example for example in examples if example.is_held_out]
-    for example in _written_by_us(forbidden):
-        (held_out if example.is_held_out else training).append(example)
+    for example, passes in _written_by_us(forbidden):
+        held_out += [example] * example.is_held_out
+        training += [example] * (passes * (not example.is_held_out))
     training += [example for example in _retell_as_prompts(training, folder) if not example.is_held_out]
     return training + _borrow_refusals(training), held_out
 
@@ -159,12 +166,12 @@ def _borrow_refusals(examples: Iterable[Example]) -> list[Example]:
     return [replace(e, turns=(e.turns[0], chance.choice(refusals)), codes=(), source="refusal") for e in chosen]
 
 
-def _written_by_us(forbidden: frozenset[str]) -> Iterator[Example]:
-    """The grammars of training/written; never a text of the evaluation sets, even by chance."""
+def _written_by_us(forbidden: frozenset[str]) -> Iterator[tuple[Example, int]]:
+    """The examples of training/written and their passes; never a text of the evaluation sets, even by chance."""
     for written in written_examples():
         if _fold(written.turns[-1]) not in forbidden:
             is_hard = written.kind in HARD_KINDS
-            yield Example(f"written_{written.kind}", written.turns, written.codes, is_hard)
+            yield Example(f"written_{written.kind}", written.turns, written.codes, is_hard), written.passes
 
 
 def _retell_as_prompts(examples: Iterable[Example], folder: Path) -> list[Example]:

@@ -34,7 +34,8 @@ class Muon:
         """A step's root mean square is about 0.2 of the rate, as Adam's would be."""
         rate = self._rate * share
         for matrix, momentum in self._momenta.items():
-            assert matrix.grad is not None
+            if matrix.grad is None:
+                continue
             momentum.lerp_(matrix.grad, 1 - MOMENTUM)
             direction = orthogonal(matrix.grad.lerp(momentum, MOMENTUM))
             matrix.mul_(1 - rate * DECAY).add_(direction, alpha=-rate * 0.2 * max(matrix.shape) ** 0.5)

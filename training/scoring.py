@@ -46,7 +46,7 @@ def verdict_states(model: Llama, encoder: Encoder, examples: Sequence[Example]) 
     states = torch.zeros(len(examples), model.shape.hidden_size)
     for indexes in in_order(sequences, BATCH_SIZE):
         batch = encoder.batch([sequences[index] for index in indexes])
-        states[indexes] = model(batch.head, batch.ids).flatten(0, 1)[batch.verdict_rows]
+        states[indexes] = model(batch.head, batch.ids, batch.positions[:, :1])[:, 0]
     return states
 
 

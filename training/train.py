@@ -6,36 +6,34 @@ Never knows: file formats (export.py), rows (data.py), the template (template.py
 
 import random
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import click
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from tokenizers import Tokenizer
 
-from training.bags import teach_table
+from training.bags import silence_queries
 from training.batches import Encoder, Prompted, group
+from training.contexts import Contexts
 from training.data import Example, general_texts, load_examples
 from training.embeddings import embedding_table
 from training.export import export_checkpoint, write_json
 from training.learner import Learner, Settings
+from training.lessons import prepare_lessons
 from training.model import Llama, LlamaShape
 from training.operating_point import move_operating_point, read_checkpoint
 from training.quantization import show_all_bits
 from training.scoring import report, unsafe_scores
 from training.sentences import SentenceEncoder
 from training.tokenizer import train_tokenizer
-from training.word_channel import add_word_channel
 
 MAX_HELD_OUT = 4000
-MAX_TAUGHT_CHARS = 70  # longer texts are not worth the encoder's time
 NUM_TOKENIZER_PARAGRAPHS = 12_000
-STEPS_BETWEEN_CHECKPOINTS = 150
-STEPS_BETWEEN_LINES = 25
-COOL_FILE = "cool"
+BAG_TOKENS, BAG_RATE = 4, 3.0  # times the later ones
+Learn = Callable[[Sequence[Prompted], int], tuple[float, float]]
+STEPS_BETWEEN_LINES = 50
 
 
 @click.command()
@@ -46,14 +44,15 @@ COOL_FILE = "cool"
 @click.option(
     "--cache", type=click.Path(path_type=Path), default=Path("training/runs/sentences.npz"), show_default=True
 )
-@click.option("--steps", default=2000, show_default=True)
-@click.option("--cooling", default=400, show_default=True, help="Steps over which the rates fall to zero.")
+@click.option("--bag-steps", default=3000, show_default=True, help="With one layer and no order of words.")
+@click.option("--steps", default=2000, show_default=True, help="With all layers.")
+@click.option("--cooling", default=600, show_default=True, help="Steps over which the rates fall to zero.")
 @click.option("--tokens-per-batch", default=4096, show_default=True)
-@click.option("--matrix-rate", default=4e-3, show_default=True, help="Muon's rate for the matrices.")
-@click.option("--table-rate", default=1e-3, show_default=True, help="Adam's rate for the embedding table.")
+@click.option("--matrix-rate", default=3e-3, show_default=True, help="Muon's rate for the matrices.")
+@click.option("--table-rate", default=7e-4, show_default=True, help="Adam's rate for the embedding table.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--threads", default=1, show_default=True)
-def main(data: Path, out: Path, cache: Path, threads: int, **options: float) -> None:
+def main(data: Path, out: Path, cache: Path, bag_steps: int, threads: int, **options: float) -> None:
     """Train on permissive rows of DATA and write a 4-bit checkpoint to OUT."""
     settings = Settings(**options)  # type: ignore[arg-type]  # click has checked the types
     torch.set_num_threads(threads)
@@ -65,63 +64,70 @@ def main(data: Path, out: Path, cache: Path, threads: int, **options: float) -> 
     shape = LlamaShape()
     tokenizer = train_tokenizer([*texts, *general_texts(data, NUM_TOKENIZER_PARAGRAPHS)], shape.vocab_size)
     sentences = SentenceEncoder(cache)
-    encoder = Encoder(tokenizer, meanings(examples, sentences))
-    model = Llama(shape)
+    lessons = prepare_lessons(examples, sentences, settings.seed)
+    encoder = Encoder(tokenizer, lessons.meanings, lessons.soft_labels)
+    say(f"{len(lessons.examples)} rows to learn, {len(lessons.soft_labels)} texts with soft labels")
+    model = Llama(replace(shape, num_layers=1))
     table = embedding_table(tokenizer, sentences, shape.hidden_size, settings.seed)
-    once = encoder.encode(list(dict.fromkeys(examples)), random.Random(settings.seed))
-    model.model["embed_tokens"].weight.data = teach_table(table, once, settings.seed)
+    model.model["embed_tokens"].weight.data = table
     say(f"tokenizer of {tokenizer.get_vocab_size()} pieces; heads of {len(encoder.frames['user'].head)} ids")
 
-    settings = fit(Learner(model, encoder, settings), batches(examples, encoder, settings), tokenizer, out)
+    silence_queries(model)
+    learner = Learner(model, encoder, bag_stage(settings, bag_steps))
+    fit(learner, learner.learn_bags, batches(lessons.examples, encoder, learner.settings))
+    export_checkpoint(model, tokenizer, out)
+    measure(model, encoder, held_out[:: max(1, len(held_out) // MAX_HELD_OUT)], "as bags")
+    for _ in range(shape.num_layers - 1):
+        model.grow()
+    learner.begin(settings)
+    fit(learner, learner.learn, batches(lessons.examples, encoder, settings, Contexts(examples)))
+    export_checkpoint(model, tokenizer, out)
     log = {
-        "settings": asdict(settings),
+        "settings": {"bag_steps": bag_steps, **asdict(learner.settings)},
         "num_examples": len(examples),
-        **finish(model, encoder, (examples, held_out), out),
+        **finish(model, encoder, held_out, out),
     }
     write_json(out / "training_log.json", {**log, "cpu_minutes": round(time.process_time() / 60, 1)})
     say(f"wrote {out}")
 
 
-def fit(learner: Learner, groups: Iterator[list[Prompted]], tokenizer: Tokenizer, out: Path) -> Settings:
-    """All steps. A file OUT/cool begins the cooling early; the settings returned give the same run without it."""
+def bag_stage(settings: Settings, steps: int) -> Settings:
+    """A step of bags is cheap: more tokens each, faster moving rows, no rounding yet."""
+    return replace(
+        settings,
+        steps=steps,
+        cooling=steps // 2,
+        tokens_per_batch=BAG_TOKENS * settings.tokens_per_batch,
+        table_rate=BAG_RATE * settings.table_rate,
+        four_bit_share=0.0,
+    )
+
+
+def fit(learner: Learner, learn: Learn, groups: Iterator[list[Prompted]]) -> None:
+    """All steps of the learner's stage."""
     progress = Progress()
-    step = 0
-    while step < learner.settings.steps:
-        progress.note(step, learner.settings.steps, *learner.learn(next(groups), step))
-        step += 1
-        if (out / COOL_FILE).exists():
-            (out / COOL_FILE).unlink()
-            learner.cool_from(step)
-        if step % STEPS_BETWEEN_CHECKPOINTS == 0 or step == learner.settings.steps:
-            export_checkpoint(learner.model, tokenizer, out)
-    return learner.settings
+    for step in range(learner.settings.steps):
+        progress.note(step, learner.settings.steps, *learn(next(groups), step))
 
 
-def batches(examples: Sequence[Example], encoder: Encoder, settings: Settings) -> Iterator[list[Prompted]]:
-    """Endless passes, each with surfaces varied anew."""
+def batches(
+    examples: Sequence[Example], encoder: Encoder, settings: Settings, contexts: Contexts | None = None
+) -> Iterator[list[Prompted]]:
+    """Endless passes, each with surfaces, and what stands around the judged messages, varied anew."""
     chance = random.Random(settings.seed)
     while True:
-        yield from group(encoder.encode(examples, chance), settings.tokens_per_batch, chance)
+        varied = contexts.vary(examples, chance) if contexts else examples
+        yield from group(encoder.encode(varied, chance), settings.tokens_per_batch, chance)
 
 
-def meanings(examples: Sequence[Example], sentences: SentenceEncoder) -> dict[str, NDArray[np.float16]]:
-    """Sentence vectors of the short judged turns."""
-    texts = [e.turns[-1] for e in dict.fromkeys(examples) if len(e.turns[-1]) <= MAX_TAUGHT_CHARS]
-    return dict(zip(texts, sentences.encode(texts), strict=True))
-
-
-def finish(
-    model: Llama, encoder: Encoder, split: tuple[Sequence[Example], Sequence[Example]], out: Path
-) -> dict[str, object]:
-    """Add the checkpoint's channel of words and move its operating point; held-out numbers in 32 bits and as exported."""
-    examples, held_out = split
+def finish(model: Llama, encoder: Encoder, held_out: Sequence[Example], out: Path) -> dict[str, object]:
+    """Move the checkpoint's operating point; held-out numbers in 32 bits and as exported."""
     rows = random.Random(0).sample(held_out, min(MAX_HELD_OUT, len(held_out)))
     show_all_bits(model)
     dense = measure(model, encoder, rows, "in 32 bits")
-    words = add_word_channel(out, examples, held_out)
     moved = move_operating_point(out, held_out)
     exported = measure(read_checkpoint(out), encoder, rows, "as exported")
-    return {"word_channel": words, "operating_point": moved, "held_out_in_32_bits": dense, "held_out": exported}
+    return {"operating_point": moved, "held_out_in_32_bits": dense, "held_out": exported}
 
 
 def measure(model: Llama, encoder: Encoder, examples: Sequence[Example], name: str) -> dict[str, dict[str, float]]:

@@ -1,15 +1,18 @@
 """The parts of a training step do what their names say."""
 
-import numpy as np
+from pathlib import Path
+
 import pytest
 import torch
+from tokenizers import Tokenizer
 
-from training.bags import teach_table
-from training.batches import Prompted
-from training.export import checkpoint_tensors
+from guardhouse.guard.guard import EMBEDDED_FOLDER
+from training.batches import Encoder
+from training.data import UNLABELLED_SOURCE, Example
+from training.learner import Learner, Settings
 from training.model import Llama, LlamaShape
 from training.optimizer import WARMUP_STEPS, orthogonal, rate_share
-from training.word_channel import COORDINATE, add_channel
+from training.scoring import unsafe_scores
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (8, 32), (32, 8)])
@@ -28,27 +31,41 @@ def test_rates_rise_stay_and_fall_to_zero() -> None:
     assert shares[200] == 0
 
 
-def test_a_bag_learns_which_pieces_are_unsafe_and_keeps_the_rows_lengths() -> None:
+def test_a_new_layer_changes_nothing_yet() -> None:
     torch.manual_seed(0)
-    table = torch.nn.functional.normalize(torch.randn(20, 16), dim=1)
-    sequences = [
-        Prompted("user", [], [], "", [index % 20, 3], codes=("O1",) if index % 20 < 3 else ()) for index in range(2000)
-    ]
-    taught = teach_table(table, sequences, seed=0)
-    direction = taught[:3].mean(0) - taught[4:].mean(0)
-    assert (taught[:3] @ direction).min() > (taught[4:] @ direction).max()
-    assert torch.allclose(taught.norm(dim=1), table.norm(dim=1), atol=1e-5)
+    model = small_llama()
+    head, ids, positions = torch.arange(5), torch.randint(0, 40, (3, 9)), torch.tensor([[4, 5], [8, 8], [2, 3]])
+    before = model(head, ids, positions)
+    model.grow()
+    assert len(model.model["layers"]) == model.shape.num_layers == 3
+    assert torch.equal(model(head, ids, positions), before)
 
 
-def test_the_word_channel_is_one_layer_that_shifts_the_others() -> None:
-    shape = LlamaShape(vocab_size=64, num_layers=1)
-    plain = checkpoint_tensors(Llama(shape))
-    weights = np.linspace(-3, 3, 64).astype(np.float32)
-    tensors = add_channel(plain, shape, weights, (1, 2), gain=7.0)
-    assert {name.replace("layers.1.", "layers.0.") for name in tensors if "layers.1." in name} == {
-        name for name in plain if "layers.0." in name
-    }
-    assert tensors["model.norm.weight"][COORDINATE] == 7.0
-    table = tensors["model.embed_tokens.weight"].astype(np.float32)
-    length = np.sqrt((np.delete(table, COORDINATE, axis=1) ** 2).sum(axis=1) / table.shape[1])
-    assert np.corrcoef(table[3:, COORDINATE] / length[3:], weights[3:])[0, 1] > 0.99
+def test_some_positions_alone_are_what_they_are_among_all() -> None:
+    torch.manual_seed(0)
+    model, head, ids = small_llama(), torch.arange(5), torch.randint(0, 40, (2, 9))
+    everywhere = model(head, ids, torch.arange(9).expand(2, -1))
+    some = model(head, ids, torch.tensor([[3, 7], [8, 0]]))
+    assert torch.allclose(some, torch.stack([everywhere[0, [3, 7]], everywhere[1, [8, 0]]]), atol=1e-6)
+
+
+def test_a_verdict_is_pulled_towards_its_chance() -> None:
+    torch.manual_seed(0)
+    tokenizer = Tokenizer.from_file(str(Path(EMBEDDED_FOLDER) / "tokenizer.json"))
+    encoder = Encoder(tokenizer, soft_labels={("maybe", "user"): 0.6})
+    model = Llama(LlamaShape(vocab_size=tokenizer.get_vocab_size(), num_layers=1))
+    model.model["embed_tokens"].weight.data.normal_(0, 0.1)
+    learner = Learner(model, encoder, Settings(60, 30, 512, 4e-3, 4e-3, 0, four_bit_share=0.0))
+    doubtful = Example(UNLABELLED_SOURCE, ("maybe",))
+    sequences = encoder.encode([doubtful] * 8)
+    for step in range(60):
+        learner.learn(sequences, step)
+    assert unsafe_scores(model, encoder, [doubtful])[0] == pytest.approx(0.6, abs=0.1)
+
+
+def small_llama() -> Llama:
+    """Two layers, none of them the identity."""
+    model = Llama(LlamaShape(vocab_size=40, num_layers=2))
+    for parameter in model.parameters():
+        parameter.data.normal_(0, 0.05)
+    return model

@@ -27,7 +27,8 @@ def test_a_small_grammar_gives_what_it_has() -> None:
 
 
 def test_no_bracket_or_slot_is_left(examples: list[Written]) -> None:
-    assert not [e for e in examples if any(mark in turn for turn in e.turns for mark in "[]{}|")]
+    ours = [e for e in examples if not e.kind.endswith("line")]  # lines are single texts, some of them code
+    assert not [e for e in ours if any(mark in turn for turn in e.turns for mark in "[]{}|")]
 
 
 def test_they_are_the_same_every_time(examples: list[Written]) -> None:

@@ -1,4 +1,4 @@
-"""The written grammars, filled: turns, categories, and how many of each.
+"""The written grammars, filled, and the written lines: turns, categories, and how many of each.
 
 Knows: counts, which frames take which deeds. Never knows: files, ids, the held-out split.
 """
@@ -11,6 +11,7 @@ from training.written.answering import HELP, REFUSE, STEPS
 from training.written.asking import ASK, ASK_SLYLY, DANGEROUS_THINGS, SMALL_TALK, TALK, TOPICS
 from training.written.deeds import HARMFUL, HARMLESS, SOUNDS_LIKE_HARM
 from training.written.grammar import Phrases, fill, sample, sentence
+from training.written.lines import read_lines
 from training.written.saying import (
     DESPAIR,
     HARMLESS_TALK,
@@ -31,6 +32,7 @@ class Written:
     kind: str
     turns: tuple[str, ...]
     codes: tuple[str, ...] = ()
+    passes: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,8 @@ GRAMMARS = (
     Grammar("harmless_talk", HARMLESS_TALK, PHRASES, 900),
 )
 NUM_ANSWERS = 600  # of each kind
-HARD_KINDS = frozenset({"sounds_like_harm", "talk", "topics", "respect"})
+HARD_KINDS = frozenset({"sounds_like_harm", "talk", "topics", "respect", "hard_line"})
+LINE_PASSES = 3  # they are few and each was thought of
 
 
 def written_examples(seed: int = 0) -> Iterator[Written]:
@@ -69,6 +72,8 @@ def written_examples(seed: int = 0) -> Iterator[Written]:
         for text in sample(grammar.patterns, grammar.phrases, grammar.count, chance):
             yield Written(grammar.kind, (text,), grammar.codes)
     yield from _answers(chance)
+    for line in read_lines(chance):
+        yield Written("hard_line" if line.label == "hard" else "line", line.turns, line.codes, LINE_PASSES)
 
 
 def _answers(chance: random.Random) -> Iterator[Written]:
