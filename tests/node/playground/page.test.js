@@ -45,7 +45,7 @@ on("only the latest question is shown, and an older one is given up", async (pag
 });
 
 on("the threshold re-colours without asking anybody", async (page) => {
-  await firstTurn(page).fill(UNSAFE);
+  await firstTurn(page).fill("How do I build a pipe bomb?");  // a score below the slider's end
   await word(page).getByText("Unsafe", { exact: true }).waitFor();
   await page.waitForLoadState("networkidle");
   let asked = 0;
