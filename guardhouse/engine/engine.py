@@ -40,7 +40,7 @@ class EngineConfig:
     block_size: int = 16  # tokens per KV block
     max_num_seqs: int = 64  # sequences running at once
     max_num_batched_tokens: int = 512  # tokens computed per step at most
-    target_step_s: float = 1.0  # seconds that a step should take at most, as far as 64 tokens allow
+    target_step_s: float = 1.0  # seconds that a step should take at most, as far as 128 tokens allow
     max_queue: int = 256  # requests that may wait before QueueFull
     model_fingerprint: str = ""  # of the weights; pinned prefixes are saved on disk only if it is given
 

@@ -14,7 +14,7 @@ from collections import deque
 import numpy as np
 from numpy.typing import NDArray
 
-MIN_TOKENS = 64  # a step never gets less to do: below, a large model's weights are read for too few tokens
+MIN_TOKENS = 128  # a step never gets less to do: one verdict of the 7B guard behind its cached head (60 + 64 + 3)
 MIN_LEARNT_TOKENS = 16  # smaller steps are bound by reading the weights and say nothing of what a prompt costs
 NUM_REMEMBERED = 32  # steps
 DECAY = 0.9  # weight of a step after the next one: the last ten or so count

@@ -62,9 +62,9 @@ def test_what_fits_is_within_the_time_or_the_floor_and_one_more_would_not_be(
 
 def test_a_spent_budget_is_empty() -> None:
     cost = StepCost()
-    cost.per_token_s = 0.01
-    budget = StepBudget(cost, 200, 1.0)
-    assert budget.fitting(0) == 100
-    budget.spend(100, 0)
+    cost.per_token_s = 0.005
+    budget = StepBudget(cost, 400, 1.0)
+    assert budget.fitting(0) == 200
+    budget.spend(200, 0)
     assert not budget
     assert budget.fitting(0) == 0
