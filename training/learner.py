@@ -40,7 +40,7 @@ class Learner:
     """The guard, what is thrown away after training, and their optimiser. Invariant: one `learn` is one step."""
 
     def __init__(self, model: Llama, encoder: Encoder, settings: Settings) -> None:
-        self.model, self._encoder = model, encoder
+        self.model, self.encoder = model, encoder
         self._meaning = nn.Linear(model.shape.hidden_size, MEANING_WIDTH)
         self.begin(settings)
         answers = encoder.answers
@@ -57,7 +57,7 @@ class Learner:
         settings = self.settings
         if step == settings.steps - round(settings.cooling * settings.four_bit_share):
             train_in_four_bits(self.model)
-        batch = self._encoder.batch(sequences)
+        batch = self.encoder.batch(sequences)
         hidden = self.model(batch.head, drop_tokens(batch), batch.positions)
         answers = self._answer_loss(hidden.flatten(0, 1), batch)
         distance = self._distance(hidden[:, 0], sequences)
@@ -69,7 +69,7 @@ class Learner:
     def learn_bags(self, sequences: Sequence[Prompted], step: int) -> tuple[float, float]:
         """A step of the first stage (bags.py): verdicts and sentence vectors, no codes. As `learn` else."""
         settings = self.settings
-        head = self._encoder.frames[sequences[0].role].head
+        head = self.encoder.frames[sequences[0].role].head
         states = bag_states(self.model, head, sequences, TOKEN_DROPOUT)
         candidates = self._candidates()
         logits = functional.linear(states, self.model.model["embed_tokens"](candidates))
@@ -97,14 +97,14 @@ class Learner:
     def _verdict_losses(self, logits: Tensor, chances: Tensor) -> Tensor:
         """Cross-entropy with both verdicts, each at its chance."""
         pair = torch.searchsorted(
-            self._answer_ids, torch.tensor([self._encoder.answers.safe, self._encoder.answers.unsafe])
+            self._answer_ids, torch.tensor([self.encoder.answers.safe, self.encoder.answers.unsafe])
         )
         safe, unsafe = logits.log_softmax(dim=1)[:, pair].unbind(1)
         return -(chances * unsafe + (1 - chances) * safe)
 
     def _distance(self, verdict_states: Tensor, sequences: Sequence[Prompted]) -> Tensor:
         """1 - cosine, averaged over the batch; texts without a vector count as 0."""
-        known, vectors = self._encoder.meanings(sequences)
+        known, vectors = self.encoder.meanings(sequences)
         guessed = self._meaning(verdict_states[known])
         return (1 - functional.cosine_similarity(guessed, vectors)).sum() / len(sequences)
 

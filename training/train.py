@@ -70,23 +70,17 @@ def main(data: Path, out: Path, cache: Path, bag_steps: int, threads: int, **opt
     model = Llama(replace(shape, num_layers=1))
     table = embedding_table(tokenizer, sentences, shape.hidden_size, settings.seed)
     model.model["embed_tokens"].weight.data = table
-    say(f"tokenizer of {tokenizer.get_vocab_size()} pieces; heads of {len(encoder.frames['user'].head)} ids")
 
-    silence_queries(model)
     learner = Learner(model, encoder, bag_stage(settings, bag_steps))
-    fit(learner, learner.learn_bags, batches(lessons.examples, encoder, learner.settings))
-    export_checkpoint(model, tokenizer, out)
+    learn_words(learner, lessons.examples)
     measure(model, encoder, held_out[:: max(1, len(held_out) // MAX_HELD_OUT)], "as bags")
     for _ in range(shape.num_layers - 1):
         model.grow()
     learner.begin(settings)
     fit(learner, learner.learn, batches(lessons.examples, encoder, settings, Contexts(examples)))
     export_checkpoint(model, tokenizer, out)
-    log = {
-        "settings": {"bag_steps": bag_steps, **asdict(learner.settings)},
-        "num_examples": len(examples),
-        **finish(model, encoder, held_out, out),
-    }
+    log = {"settings": {"bag_steps": bag_steps, **asdict(settings)}, "num_examples": len(examples)}
+    log |= finish(model, encoder, held_out, out)
     write_json(out / "training_log.json", {**log, "cpu_minutes": round(time.process_time() / 60, 1)})
     say(f"wrote {out}")
 
@@ -101,6 +95,12 @@ def bag_stage(settings: Settings, steps: int) -> Settings:
         table_rate=BAG_RATE * settings.table_rate,
         four_bit_share=0.0,
     )
+
+
+def learn_words(learner: Learner, examples: Sequence[Example]) -> None:
+    """The first stage, for a model of one layer."""
+    silence_queries(learner.model)
+    fit(learner, learner.learn_bags, batches(examples, learner.encoder, learner.settings))
 
 
 def fit(learner: Learner, learn: Learn, groups: Iterator[list[Prompted]]) -> None:
