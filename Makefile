@@ -41,13 +41,13 @@ check: $(VENV)/installed-dev ## lint, types, formatting, architecture
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run -Werror native/*.[ch] native/kernels/*.c
+	$(BIN)/clang-format --dry-run -Werror native/*.[ch] native/kernels/*.[ch]
 	$(BIN)/python -m pytest -q tests/test_architecture.py
 
 format: $(VENV)/installed-dev ## rewrite the sources in the house format
 	$(BIN)/ruff check --fix $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
-	$(BIN)/clang-format -i native/*.[ch] native/kernels/*.c
+	$(BIN)/clang-format -i native/*.[ch] native/kernels/*.[ch]
 
 bench: $(VENV)/installed-dev ## run the benchmarks that need no large checkpoint
 	$(BIN)/python -m benchmarks.kernels

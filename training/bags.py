@@ -1,8 +1,8 @@
 """The guard while it has one layer with queries of zero: every position counts the same, so a text is a bag of pieces.
 
 Such a layer needs no attention: sums of the table's rows give exactly what the Llama gives at the last position (a test
-compares them), at a thirtieth of the price. This stage teaches the table and the layer what words mean, before anything
-is learnt about their order.
+compares them), at about a fifteenth of the price per row (docs/log.md). This stage teaches the table and the layer what
+words mean, before anything is learnt about their order.
 
 Knows: the model's weights, prompts as ids.
 Never knows: losses, files.

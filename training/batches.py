@@ -35,7 +35,6 @@ class Prompted:
     prompt: list[int]  # contents, joiners, tail
     answer: list[int]
     text: str  # the judged turn before its surface varied
-    judged: list[int]  # its ids
     codes: tuple[str, ...]
     target: float  # P(unsafe) to be learnt
 
@@ -82,11 +81,10 @@ class Encoder:
             turns = [next(contents) for _ in example.turns]
             limit = MAX_CONTEXT_TOKENS[0] if chance is None else chance.choice(MAX_CONTEXT_TOKENS)
             context = [turn[:limit] for turn in turns[:-1]]
-            judged = turns[-1][:MAX_JUDGED_TOKENS]
-            prompt = self.frames[example.role].splice([*context, judged])
+            prompt = self.frames[example.role].splice([*context, turns[-1][:MAX_JUDGED_TOKENS]])
             answer = self.answers.encode(example.codes)
             target = self._target(example)
-            sequences.append(Prompted(example.role, prompt, answer, example.turns[-1], judged, example.codes, target))
+            sequences.append(Prompted(example.role, prompt, answer, example.turns[-1], example.codes, target))
         return sequences
 
     def _target(self, example: Example) -> float:

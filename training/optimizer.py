@@ -34,7 +34,7 @@ class Muon:
         """A step's root mean square is about 0.2 of the rate, as Adam's would be."""
         rate = self._rate * share
         for matrix, momentum in self._momenta.items():
-            if matrix.grad is None:
+            if matrix.grad is None:  # queries and keys have no part in bags
                 continue
             momentum.lerp_(matrix.grad, 1 - MOMENTUM)
             direction = orthogonal(matrix.grad.lerp(momentum, MOMENTUM))

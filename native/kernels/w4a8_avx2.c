@@ -218,33 +218,14 @@ GH_INLINE void multiply_groups(const gh_w4a8_tile *tile, bool is_unpacked, size_
     }
 }
 
+#include "w4a8_dispatch.h"
+
 GH_INLINE void multiply(const gh_w4a8_tile *tile, bool is_unpacked, float (*result)[GH_PANEL]) {
     if (tile->num_quads % QUADS_IN_16_BITS != 0) {
         multiply_odd(tile, is_unpacked, result);
         return;
     }
-    switch (tile->num_tokens) {
-    case 1:
-        multiply_groups(tile, is_unpacked, 1, result);
-        break;
-    case 2:
-        multiply_groups(tile, is_unpacked, 2, result);
-        break;
-    case 3:
-        multiply_groups(tile, is_unpacked, 3, result);
-        break;
-    case 4:
-        multiply_groups(tile, is_unpacked, 4, result);
-        break;
-    case 5:
-        multiply_groups(tile, is_unpacked, 5, result);
-        break;
-    case GH_TOKENS:
-        multiply_groups(tile, is_unpacked, GH_TOKENS, result);
-        break;
-    default:
-        __builtin_unreachable();
-    }
+    multiply_tokens(tile, is_unpacked, result);
 }
 
 void GH_KERNEL(w4a8)(const gh_w4a8_tile *tile, float (*result)[GH_PANEL]) {

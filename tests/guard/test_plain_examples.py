@@ -1,4 +1,4 @@
-"""Thirty plain examples, written before any training: the embedded guard must get most of them right."""
+"""Thirty plain examples, written before any training, and conversations: the embedded guard gets all of them right."""
 
 import json
 from pathlib import Path
@@ -10,9 +10,7 @@ from guardhouse.config import Settings
 from guardhouse.ops.native import native_library_path
 
 EXAMPLES = json.loads((Path(__file__).parent / "plain_examples.json").read_text(encoding="utf-8"))
-MIN_RIGHT = 24
 LARGEST_SCORE_CHANGE = 0.01
-MAX_SILENCED = 1  # of 15
 
 
 def conversations() -> list[list[dict[str, str]]]:
@@ -23,7 +21,7 @@ def conversations() -> list[list[dict[str, str]]]:
     return found
 
 
-def test_the_embedded_guard_gets_most_plain_examples_right() -> None:
+def test_the_embedded_guard_gets_the_plain_examples_right() -> None:
     with Guard.load() as guard:
         verdicts = guard.check_many(conversations())
     wrong = [
@@ -31,7 +29,7 @@ def test_the_embedded_guard_gets_most_plain_examples_right() -> None:
         for example, verdict in zip(EXAMPLES, verdicts, strict=True)
         if verdict.flagged != example["unsafe"]
     ]
-    assert len(EXAMPLES) - len(wrong) >= MIN_RIGHT, wrong
+    assert not wrong
 
 
 @pytest.mark.skipif(native_library_path() is None, reason="the native kernels were not compiled")
@@ -75,7 +73,7 @@ def flags(talks: list[list[str]], messages: list[str]) -> dict[tuple[str, str], 
 
 def test_small_talk_before_a_harmful_message_does_not_silence_the_guard() -> None:
     missed = [pair for pair, is_flagged in flags(SMALL_TALK, HARMFUL).items() if not is_flagged]
-    assert len(missed) <= MAX_SILENCED, missed
+    assert not missed
 
 
 def test_a_harmless_message_after_a_refused_one_is_harmless() -> None:

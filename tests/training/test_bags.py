@@ -15,7 +15,7 @@ def test_a_bag_is_what_the_model_says_at_the_last_position() -> None:
     for parameter in model.parameters():
         parameter.data.normal_(0, 0.1)
     silence_queries(model)
-    sequences = [Prompted("user", prompt, [], "", [], (), 0.0) for prompt in PROMPTS]
+    sequences = [Prompted("user", prompt, [], "", (), 0.0) for prompt in PROMPTS]
     states = bag_states(model, [1, 2, 4], sequences, dropout=0.0)
     for state, prompt in zip(states, PROMPTS, strict=True):
         last = torch.tensor([[len(prompt) - 1]])
