@@ -21,6 +21,7 @@ import math
 import threading
 import time
 from collections import deque
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 
@@ -58,7 +59,7 @@ class EngineLoop:
         self._max_queue = max_queue
         self._condition = threading.Condition()
         self._inbox: list[Job] = []
-        self._cancelled: list[Job] = []
+        self._cancelled: list[int] = []  # ids of jobs
         self._unblocked: list[Job] = []  # what they may draw is known now
         self._is_closing = False
         self._unstarted: set[int] = set()  # ids of jobs that have not run yet: these count against max_queue
@@ -88,7 +89,7 @@ class EngineLoop:
             self._unstarted.add(job.id)
             self._inbox.append(job)
             self._condition.notify()
-        job.future.add_done_callback(partial(self._note_cancelled, job))
+        job.future.add_done_callback(partial(self._note_cancelled, job.id))  # not the job: it holds the future
 
     def close(self) -> None:
         """End after the current step; whatever is pending fails with EngineClosed."""
@@ -98,10 +99,10 @@ class EngineLoop:
         if threading.current_thread() is not self._thread:
             self._thread.join()
 
-    def _note_cancelled(self, job: Job, _: object) -> None:
-        if job.future.cancelled():
+    def _note_cancelled(self, job_id: int, future: Future[RequestResult]) -> None:
+        if future.cancelled():
             with self._condition:
-                self._cancelled.append(job)
+                self._cancelled.append(job_id)
                 self._condition.notify()
 
     def _note_unblocked(self, job: Job) -> None:
@@ -140,9 +141,9 @@ class EngineLoop:
         self._is_stuck = False
         for job in arrived:
             self._add(job)
-        for job in cancelled:
-            if job.id in self._jobs:
-                self._drop(job, None)
+        for job_id in cancelled:
+            if job_id in self._jobs:
+                self._drop(self._jobs[job_id], None)
         for job in unblocked:
             self._draw_held(job)
         self._drop_late()

@@ -10,6 +10,7 @@ Never knows: files, settings, HTTP.
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -50,7 +51,10 @@ class Case:
 
 
 class Judging:
-    """One case on its way through the engine. Invariant: `future` is settled exactly once, or cancelled by its owner."""
+    """One case on its way through the engine. Invariant: `future` is settled exactly once, or cancelled by its owner.
+
+    Once it is done, nothing here holds the future that holds it: the logits go at once, without the garbage collector.
+    """
 
     def __init__(self, case: Case, submit: Submit, tokenizer: Tokenizer) -> None:
         self.future: Future[Verdict] = Future()
@@ -60,7 +64,7 @@ class Judging:
         self._pending: list[Future[RequestResult]] = []
         self._judgements: list[Judgement | None] = [None] * len(case.prompts)
         self._results: list[RequestResult | None] = [None] * len(case.prompts)
-        self.future.add_done_callback(self._cancel_pending)
+        self.future.add_done_callback(partial(cancel_all, self._pending))
 
     def start(self) -> Future[Verdict]:
         """Submit every window. Raises what the engine raises at once; then, or if it was cancelled, nothing stays queued."""
@@ -70,12 +74,12 @@ class Judging:
                 rows = (len(ids) - 1, len(ids) + len(forced) - 1)
                 self._pending.append(self._submit(self._request([*ids, *forced], rows)))
         except BaseException:
-            self._cancel_pending(self.future)
+            cancel_all(self._pending)
             raise
         for index, pending in enumerate(tuple(self._pending)):
             pending.add_done_callback(self._then(partial(self._judged, index)))
         if self.future.cancelled():  # while it waited for a pin, or just now
-            self._cancel_pending(self.future)
+            cancel_all(self._pending)
         return self.future
 
     def _request(self, ids: Sequence[int], rows: tuple[int, int], *, is_follow_up: bool = False) -> Request:
@@ -139,20 +143,16 @@ class Judging:
     def _then(self, step: Callable[[RequestResult], None]) -> Callable[[Future[RequestResult]], None]:
         """`step` as a callback; whatever it or its request raises is the case's outcome, never lost."""
 
-        def run(done: Future[RequestResult]) -> None:
+        def run(done: "Future[RequestResult]") -> None:
             if self.future.done():
                 return
             try:
                 step(done.result())
             except BaseException as error:
                 settle(self.future, error)
-                self._cancel_pending(self.future)
+                cancel_all(self._pending)
 
         return run
-
-    def _cancel_pending(self, _: Future[Verdict]) -> None:
-        for pending in self._pending:
-            pending.cancel()
 
 
 def settle(future: Future[T], outcome: T | BaseException) -> None:
@@ -166,17 +166,24 @@ def settle(future: Future[T], outcome: T | BaseException) -> None:
         pass  # cancelled meanwhile: nobody waits
 
 
+def cancel_all(pending: list[Future[RequestResult]], _: object = None) -> None:
+    """Cancel these and forget them, as nobody waits for them any more. `_`: so that it can be a future's callback."""
+    with suppress(IndexError):  # another thread may take from the same list, or add to it
+        while True:
+            pending.pop().cancel()
+
+
 def then(inner: Future[RequestResult], finish: Callable[[RequestResult], T]) -> Future[T]:
     """A future for what `finish` makes of the result; cancelling it cancels the request behind it."""
     outer: Future[T] = Future()
 
-    def run(done: Future[RequestResult]) -> None:
+    def run(done: "Future[RequestResult]") -> None:
         try:
             outcome: T | BaseException = finish(done.result())
         except BaseException as error:  # whatever it is, it belongs to whoever waits, not to the engine's thread
             outcome = error
         settle(outer, outcome)
 
-    outer.add_done_callback(lambda _: inner.cancel())
+    outer.add_done_callback(partial(cancel_all, [inner]))
     inner.add_done_callback(run)
     return outer

@@ -45,16 +45,19 @@ class Arrival(Generic[T]):
         self._loop = asyncio.get_running_loop()
 
     def __await__(self) -> Generator[Any, None, T]:
-        if not self._future.done():
-            self._asyncio_future_blocking = True
-            yield self
-        return self.result()
+        try:
+            if not self._future.done():
+                self._asyncio_future_blocking = True
+                yield self
+            return self.result()
+        finally:
+            del self._future  # whose callback holds this: neither would go before the garbage collector came
 
     def get_loop(self) -> asyncio.AbstractEventLoop:
         return self._loop
 
     def add_done_callback(self, wake: Callable[["Arrival[T]"], object], *, context: Context | None = None) -> None:
-        def arrive(_: "Future[T]") -> None:
+        def arrive(_: object) -> None:
             if not self._loop.is_closed():
                 self._loop.call_soon_threadsafe(wake, self, context=context)
 

@@ -1,6 +1,7 @@
 """The guard end to end on the embedded checkpoint: mechanics, not judgement."""
 
 import asyncio
+import gc
 import json
 import math
 from bisect import bisect
@@ -41,6 +42,24 @@ def test_a_verdict_adds_up(guard: Guard) -> None:
     assert math.isclose(sum(verdict.categories.values()), verdict.score, rel_tol=1e-9)
     assert verdict.flagged == (verdict.score >= verdict.threshold)
     assert verdict.text == ("safe" if not verdict.flagged else f"unsafe\n{verdict.codes[0]}")
+
+
+@pytest.mark.parametrize("threshold", [0.0, 1.0], ids=["flagged", "safe"])
+def test_a_verdicts_logits_go_without_the_garbage_collector(guard: Guard, threshold: float) -> None:
+    guard.check(TEXTS[0])
+    gc.collect()
+    gc.disable()
+    try:
+        for text in TEXTS:
+            guard.check(text, threshold=threshold, all_categories=True)
+        guard.generate(TEXTS[0], sampling=SamplingParams(max_tokens=2)).result()
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        gc.collect()
+        assert not [found for found in gc.garbage if isinstance(found, Future | np.ndarray)]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
 
 
 def test_the_threshold_decides(guard: Guard) -> None:

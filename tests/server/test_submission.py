@@ -1,7 +1,9 @@
 """Waiting on the loop for what a thread finishes: results, errors and cancellation, both ways."""
 
 import asyncio
+import gc
 import threading
+import weakref
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 
@@ -44,6 +46,22 @@ def test_what_is_done_already_needs_no_waiting() -> None:
     future: Future[int] = Future()
     future.set_result(3)
     assert asyncio.run(result_of(lambda: future, 1)) == 3
+
+
+@LENGTHS
+def test_what_was_awaited_goes_without_the_garbage_collector(num_chars: int) -> None:
+    async def run() -> "weakref.ref[Future[int]]":
+        futures = [soon(lambda future: future.set_result(7))]
+        gone = weakref.ref(futures[0])
+        assert await result_of(futures.pop, num_chars) == 7
+        await asyncio.sleep(0.05)  # the thread that settled it ends
+        return gone
+
+    gc.disable()
+    try:
+        assert asyncio.run(run())() is None
+    finally:
+        gc.enable()
 
 
 @LENGTHS
