@@ -8,7 +8,7 @@
 #include <string.h>
 
 size_t gh_activation_bytes(size_t num_tokens, size_t num_groups, size_t num_quads) {
-    return num_tokens * num_groups * (num_quads * GH_QUAD + 2 * sizeof(float));
+    return num_tokens * num_groups * (num_quads * GH_QUAD + 2 * sizeof(float)) + GH_MAX_BLOCKS * num_groups;
 }
 
 void gh_activations_lay_out(gh_activations *activations, void *memory) {
@@ -21,6 +21,8 @@ void gh_activations_lay_out(gh_activations *activations, void *memory) {
     activations->scales = memory;
     activations->offsets = activations->scales + num_tokens * activations->num_groups;
     activations->codes = (int8_t *)(activations->offsets + num_tokens * activations->num_groups);
+    activations->are_small =
+        (bool *)(activations->codes + num_tokens * activations->num_groups * activations->num_quads * GH_QUAD);
 }
 
 static const float *prepare_row(const gh_activations *a, size_t token, float *buffer) {
@@ -58,11 +60,13 @@ void gh_quantize_block(void *argument, size_t block, void *scratch) {
         for (size_t begin = 0; begin < a->num_groups; begin += a->groups_per_chunk) {
             size_t end = gh_min(begin + a->groups_per_chunk, a->num_groups);
             size_t first = gh_tile_offset(a, begin, end, block);
+            bool *are_small = a->are_small + gh_group_offset(a, begin, end, block);
             for (size_t group = begin; group < end; group++, first += num_tokens) {
                 int8_t codes[GH_MAX_GROUP];
                 gh_quantized_group quantized = a->kernels->quantize_group(row + group * group_size, group_size, codes);
                 a->scales[first + t] = quantized.scale;
                 a->offsets[first + t] = quantized.offset;
+                are_small[group - begin] = quantized.is_small && (t == 0 || are_small[group - begin]);
                 interleave(codes, a->num_quads, num_tokens, a->codes + first * bytes_per_group + t * GH_QUAD);
             }
         }

@@ -3,6 +3,7 @@
  *
  *   codes    [chunks] [blocks] [groups] [quads] [m tokens] [4 bytes]    m words side by side: one broadcast each
  *   scales   [chunks] [blocks] [groups] [m tokens]                      and offsets (kernels/quantize.c)
+ *   are_small  [chunks] [blocks] [groups]                               whether all of a block's tokens are
  *
  * Knows: where rows come from (as they are, normed, or gate and up), blocks, groups.
  * Never knows: weights, panels.
@@ -41,6 +42,7 @@ typedef struct {
     int8_t *codes;
     float *scales;
     float *offsets;
+    bool *are_small;
 } gh_activations;
 
 /* Memory that `num_tokens` tokens take, for a width of `num_groups` groups. */
@@ -59,6 +61,11 @@ void gh_quantize_block(void *argument, size_t block, void *scratch);
  * group. */
 static inline size_t gh_tile_offset(const gh_activations *a, size_t first_group, size_t end_group, size_t block) {
     return first_group * a->num_tokens + (end_group - first_group) * a->first_tokens[block];
+}
+
+/* The same for are_small. */
+static inline size_t gh_group_offset(const gh_activations *a, size_t first_group, size_t end_group, size_t block) {
+    return first_group * a->num_blocks + (end_group - first_group) * block;
 }
 
 #endif

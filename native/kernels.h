@@ -43,12 +43,14 @@ typedef struct {
     const int8_t *activations;       /* [groups, quads, num_tokens, 4] */
     const float *activation_scales;  /* [groups, num_tokens] */
     const float *activation_offsets; /* [groups, num_tokens] */
+    const bool *are_small;           /* [groups]: is_small (below) of all tokens */
 } gh_w4a8_tile;
 
 /* How a group of int8 codes stands for numbers: x = scale * code. */
 typedef struct {
     float scale;
-    float offset; /* -scale * (sum of the codes): what a zero point of 1 adds to a product with this group */
+    float offset;  /* -scale * (sum of the codes): what a zero point of 1 adds to a product with this group */
+    bool is_small; /* a product's sums over every other pair of codes fit 16 bits, whatever the 4-bit codes */
 } gh_quantized_group;
 
 /* A few rows of a dense product, and neighbouring rows of its weight. */

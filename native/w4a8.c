@@ -57,6 +57,7 @@ static gh_w4a8_tile tile_of(const product *p, size_t panel, size_t begin, size_t
         .activations = a->codes + first * a->num_quads * GH_QUAD,
         .activation_scales = a->scales + first,
         .activation_offsets = a->offsets + first,
+        .are_small = a->are_small + gh_group_offset(a, begin, end, block),
     };
 }
 

@@ -3,28 +3,25 @@
  * A quad's 32 bytes hold 16 outputs x 4 input rows in nibbles; a token's four activations are broadcast to all lanes:
  *
  *   low nibbles   u8  o0k0 o0k1 o0k2 o0k3 | o1k0 ...      maddubs        s16  o0(k0+k1) o0(k2+k3) | o1 ...
- *   activations   s8  a0   a1   a2   a3   | a0   ...     ─────────►           added up over 8 quads at most:
- *                                                                         8 * 2 * 15 * 127 = 30480 < 2^15
+ *   activations   s8  a0   a1   a2   a3   | a0   ...     ─────────►           added up, modulo 2^16
+ *
  *   then madd with ones: one s32 per output, lanes in the order of the outputs.
  *
- * 6 tokens x 2 vectors of 16-bit sums, two vectors of codes, one broadcast and one product are all 16 registers. The
- * compiler will not find that by itself (it loads ahead and spills, for half the speed), hence the macros.
- * The processor's vector ports are what limits it: unpacking nibbles costs 3 operations for the 24 of a quad.
+ * It is enough that the end result fits 16 bits, which quantize.c checks for the activations and whatever codes. Nearly
+ * every group of 128 inputs passes, by far: activations that reach 127 average below 40, with either sign.
+ *
+ * What limits this is the number of instructions: two threads of a core share 6 per cycle. 32 make a quad of 6 tokens;
+ * 6 x 2 sums, two vectors of codes, one broadcast and one product are all 16 registers. Compilers add copies and spills
+ * to that, or unroll it out of the cache of decoded instructions, hence the assembly of the one loop that counts.
  */
 #include "../kernels.h"
 #include "../lanes.h"
 
-enum { QUADS_IN_16_BITS = 8, HALVES = 2, HALF_BYTES = 32 };
-
-/* From here on, both values are in registers, and what follows in the source is not moved ahead. */
-#define HOLD_IN_REGISTERS(a, b) __asm__ volatile("" : "+x"(a), "+x"(b) : : "memory")
-
-#define KEEP_ORDER() __asm__ volatile("" : : : "memory")
-
-/* The compiler forgets what the pointer points to, so that it reads memory instead of keeping a register. */
-#define FORGET(pointer) __asm__ volatile("" : "+r"(pointer) : : "memory")
+enum { QUADS_PER_ROUND = 4, HALVES = 2, HALF_BYTES = 32 };
 
 static const __m256i NIBBLES = {0x0f0f0f0f0f0f0f0f, 0x0f0f0f0f0f0f0f0f, 0x0f0f0f0f0f0f0f0f, 0x0f0f0f0f0f0f0f0f};
+
+#define KEEP_ORDER() __asm__ volatile("" : : : "memory")
 
 /* A run of quads, and the form of its codes: a constant wherever it is used. */
 typedef struct {
@@ -42,33 +39,85 @@ GH_INLINE quad_run skip_quads(quad_run run, size_t count) {
 
 GH_INLINE __m256i load_bytes(const uint8_t *p) { return _mm256_loadu_si256((const __m256i *)p); }
 
-GH_INLINE __m256i broadcast_word(const int8_t *p) {
-    int32_t word;
-    memcpy(&word, p, sizeof word);
-    return _mm256_set1_epi32(word);
-}
+/* Quad q's codes to ymm12 (outputs 0 .. 7) and ymm13 (8 .. 15). */
+#define LOAD_BYTES(q)                                                                                                  \
+    "vmovdqu 64*" #q "(%[codes]), %%ymm12\n\t"                                                                         \
+    "vmovdqu 64*" #q "+32(%[codes]), %%ymm13\n\t"
+#define LOAD_NIBBLES(q)                                                                                                \
+    "vmovdqu 32*" #q "(%[codes]), %%ymm12\n\t"                                                                         \
+    "vpsrlw $4, %%ymm12, %%ymm13\n\t"                                                                                  \
+    "vpand %[nibbles], %%ymm12, %%ymm12\n\t"                                                                           \
+    "vpand %[nibbles], %%ymm13, %%ymm13\n\t"
 
-/* partial[t][h] += the products of one quad, in 16 bits. */
-GH_INLINE void add_quad(__m256i (*partial)[HALVES], quad_run run, const __m256i *nibbles) {
-    __m256i low = load_bytes(run.codes);
-    __m256i high;
-    if (run.is_unpacked) {
-        high = load_bytes(run.codes + HALF_BYTES);
-    } else {
-        high = _mm256_and_si256(_mm256_srli_epi16(low, 4), *nibbles);
-        low = _mm256_and_si256(low, *nibbles);
-    }
-#pragma GCC unroll 6
-    for (size_t t = 0; t < run.num_tokens; t++) {
-        __m256i word = broadcast_word(run.activations + t * GH_QUAD);
-        partial[t][0] = _mm256_add_epi16(partial[t][0], _mm256_maddubs_epi16(low, word));
-        partial[t][1] = _mm256_add_epi16(partial[t][1], _mm256_maddubs_epi16(high, word));
-        HOLD_IN_REGISTERS(partial[t][0], partial[t][1]);
+/* Token t of n: its sums become, or grow by, its products with quad q. */
+#define BEGIN(t, q, n)                                                                                                 \
+    "vpbroadcastd 4*(" #q "*" #n "+" #t ")(%[words]), %[high" #t "]\n\t"                                               \
+    "vpmaddubsw %[high" #t "], %%ymm12, %[low" #t "]\n\t"                                                              \
+    "vpmaddubsw %[high" #t "], %%ymm13, %[high" #t "]\n\t"
+#define ADD(t, q, n)                                                                                                   \
+    "vpbroadcastd 4*(" #q "*" #n "+" #t ")(%[words]), %%ymm14\n\t"                                                     \
+    "vpmaddubsw %%ymm14, %%ymm12, %%ymm15\n\t"                                                                         \
+    "vpmaddubsw %%ymm14, %%ymm13, %%ymm14\n\t"                                                                         \
+    "vpaddw %%ymm15, %[low" #t "], %[low" #t "]\n\t"                                                                   \
+    "vpaddw %%ymm14, %[high" #t "], %[high" #t "]\n\t"
+
+#define EACH_1(step, q, n) step(0, q, n)
+#define EACH_2(step, q, n) EACH_1(step, q, n) step(1, q, n)
+#define EACH_3(step, q, n) EACH_2(step, q, n) step(2, q, n)
+#define EACH_4(step, q, n) EACH_3(step, q, n) step(3, q, n)
+#define EACH_5(step, q, n) EACH_4(step, q, n) step(4, q, n)
+#define EACH_6(step, q, n) EACH_5(step, q, n) step(5, q, n)
+
+#define SUM(t) [low##t] "=&x"(sums[t][0]), [high##t] "=&x"(sums[t][1])
+#define SUMS_1 SUM(0)
+#define SUMS_2 SUMS_1, SUM(1)
+#define SUMS_3 SUMS_2, SUM(2)
+#define SUMS_4 SUMS_3, SUM(3)
+#define SUMS_5 SUMS_4, SUM(4)
+#define SUMS_6 SUMS_5, SUM(5)
+
+/* clang-format off */
+/* sums[t][h] = the products of the next `num_quads` quads, a multiple of 4; the first enters the loop from outside. */
+#define SUM_QUADS(n, load, bytes_per_quad)                                                                             \
+    __asm__ volatile(load(0) EACH_##n(BEGIN, 0, n)                                                                     \
+                     "jmp 2f\n\t"                                                                                      \
+                     ".p2align 5\n"                                                                                    \
+                     "1:\n\t" load(0) EACH_##n(ADD, 0, n)                                                              \
+                     "2:\n\t" load(1) EACH_##n(ADD, 1, n)                                                              \
+                     load(2) EACH_##n(ADD, 2, n)                                                                       \
+                     load(3) EACH_##n(ADD, 3, n)                                                                       \
+                     "add $4*" #bytes_per_quad ", %[codes]\n\t"                                                        \
+                     "add $4*4*" #n ", %[words]\n\t"                                                                   \
+                     "dec %[rounds]\n\t"                                                                               \
+                     "jnz 1b"                                                                                          \
+                     : SUMS_##n, [codes] "+&r"(run.codes), [words] "+&r"(run.activations), [rounds] "+&r"(rounds)      \
+                     : [nibbles] "m"(NIBBLES)                                                                          \
+                     : "xmm12", "xmm13", "xmm14", "xmm15", "cc", "memory")
+/* clang-format on */
+
+#define SUM_QUADS_OF(n)                                                                                                \
+    case n:                                                                                                            \
+        if (run.is_unpacked) {                                                                                         \
+            SUM_QUADS(n, LOAD_BYTES, 64);                                                                              \
+        } else {                                                                                                       \
+            SUM_QUADS(n, LOAD_NIBBLES, 32);                                                                            \
+        }                                                                                                              \
+        return run;
+
+/* Returns what follows. */
+GH_INLINE quad_run sum_quads(__m256i (*sums)[HALVES], quad_run run, size_t num_quads) {
+    size_t rounds = num_quads / QUADS_PER_ROUND;
+    switch (run.num_tokens) {
+        SUM_QUADS_OF(1)
+        SUM_QUADS_OF(2)
+        SUM_QUADS_OF(3)
+        SUM_QUADS_OF(4)
+        SUM_QUADS_OF(5)
+        SUM_QUADS_OF(6)
+    default:
+        __builtin_unreachable();
     }
 }
-
-/* Where a run stands in its group: the first has no sums to add to, the last turns them into the result at once. */
-enum { IS_FIRST = 1, IS_LAST = 2 };
 
 /* What one group's sums are multiplied with. */
 typedef struct {
@@ -77,19 +126,6 @@ typedef struct {
     const float *activation_scales;  /* [num_tokens] */
     const float *activation_offsets; /* [num_tokens] */
 } group_scales;
-
-/* sums[t][h] (+)= partial[t][h], widened. */
-GH_INLINE void keep_sums(__m256i (*sums)[HALVES], int place, __m256i (*partial)[HALVES], size_t num_tokens) {
-    const __m256i ones = _mm256_set1_epi16(1);
-#pragma GCC unroll 6
-    for (size_t t = 0; t < num_tokens; t++) {
-#pragma GCC unroll 2
-        for (size_t half = 0; half < HALVES; half++) {
-            __m256i wide = _mm256_madd_epi16(partial[t][half], ones);
-            sums[t][half] = place & IS_FIRST ? wide : _mm256_add_epi32(sums[t][half], wide);
-        }
-    }
-}
 
 GH_INLINE __m256 scaled_zeros(const group_scales *group, size_t half) {
     __m256i zeros = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(group->zeros + half * GH_LANES)));
@@ -106,46 +142,6 @@ GH_INLINE void apply_scales(const group_scales *group, size_t half, __m256i tota
     _mm256_storeu_ps(target, updated);
 }
 
-/* The end of a group: result[t] += its scaled sums. */
-GH_INLINE void finish_group(const group_scales *group, __m256i (*sums)[HALVES], int place, __m256i (*partial)[HALVES],
-                            size_t num_tokens, float (*result)[GH_PANEL]) {
-    const __m256i ones = _mm256_set1_epi16(1);
-    const __m256 zeros[HALVES] = {scaled_zeros(group, 0), scaled_zeros(group, 1)};
-#pragma GCC unroll 6
-    for (size_t t = 0; t < num_tokens; t++) {
-#pragma GCC unroll 2
-        for (size_t half = 0; half < HALVES; half++) {
-            __m256i total = _mm256_madd_epi16(partial[t][half], ones);
-            total = place & IS_FIRST ? total : _mm256_add_epi32(total, sums[t][half]);
-            apply_scales(group, half, total, zeros[half], t, result[t] + half * GH_LANES);
-        }
-        KEEP_ORDER();
-    }
-}
-
-/* The products of up to 8 quads, added up in 16 bits, then widened. */
-GH_INLINE void add_quads(__m256i (*sums)[HALVES], int place, quad_run run, size_t num_quads, const group_scales *group,
-                         float (*result)[GH_PANEL]) {
-    const __m256i *nibbles = &NIBBLES;
-    FORGET(nibbles);
-    __m256i partial[GH_TOKENS][HALVES];
-#pragma GCC unroll 6
-    for (size_t t = 0; t < run.num_tokens; t++) {
-        partial[t][0] = _mm256_setzero_si256();
-        partial[t][1] = _mm256_setzero_si256();
-    }
-#pragma GCC unroll 8
-    for (size_t quad = 0; quad < num_quads; quad++) {
-        add_quad(partial, skip_quads(run, quad), nibbles);
-    }
-    FORGET(sums);
-    if (place & IS_LAST) {
-        finish_group(group, sums, place, partial, run.num_tokens, result);
-    } else {
-        keep_sums(sums, place, partial, run.num_tokens);
-    }
-}
-
 GH_INLINE group_scales scales_of(const gh_w4a8_tile *tile, size_t group) {
     return (group_scales){
         .scales = tile->scales + group * GH_PANEL,
@@ -155,84 +151,76 @@ GH_INLINE group_scales scales_of(const gh_w4a8_tile *tile, size_t group) {
     };
 }
 
-/* Groups of two or more whole runs of 8 quads: sizes 64, 96, 128. */
-GH_INLINE void multiply_long(const gh_w4a8_tile *tile, bool is_unpacked, size_t num_tokens, float (*result)[GH_PANEL]) {
-    quad_run run = {tile->codes, tile->activations, num_tokens, is_unpacked};
-    for (size_t group = 0; group < tile->num_groups; group++) {
-        __m256i sums[GH_TOKENS][HALVES];
-        group_scales scales = scales_of(tile, group);
-        add_quads(sums, IS_FIRST, run, QUADS_IN_16_BITS, &scales, result);
-        run = skip_quads(run, QUADS_IN_16_BITS);
-        for (size_t quad = 2 * QUADS_IN_16_BITS; quad < tile->num_quads; quad += QUADS_IN_16_BITS) {
-            add_quads(sums, 0, run, QUADS_IN_16_BITS, &scales, result);
-            run = skip_quads(run, QUADS_IN_16_BITS);
+/* Pairs of 16-bit sums -> 32-bit sums. */
+GH_INLINE __m256i widen(__m256i sums) { return _mm256_madd_epi16(sums, _mm256_set1_epi16(1)); }
+
+/* The end of a group: result[t] += its 16-bit sums, widened and scaled. */
+GH_INLINE void finish_group(const group_scales *group, __m256i (*sums)[HALVES], size_t num_tokens,
+                            float (*result)[GH_PANEL]) {
+    const __m256 zeros[HALVES] = {scaled_zeros(group, 0), scaled_zeros(group, 1)};
+#pragma GCC unroll 6
+    for (size_t t = 0; t < num_tokens; t++) {
+#pragma GCC unroll 2
+        for (size_t half = 0; half < HALVES; half++) {
+            apply_scales(group, half, widen(sums[t][half]), zeros[half], t, result[t] + half * GH_LANES);
         }
-        add_quads(sums, IS_LAST, run, QUADS_IN_16_BITS, &scales, result);
-        run = skip_quads(run, QUADS_IN_16_BITS);
+        KEEP_ORDER();
     }
 }
 
-/* Groups of a single run: size 32. */
-GH_INLINE void multiply_short(const gh_w4a8_tile *tile, bool is_unpacked, size_t num_tokens,
-                              float (*result)[GH_PANEL]) {
-    quad_run run = {tile->codes, tile->activations, num_tokens, is_unpacked};
-    for (size_t group = 0; group < tile->num_groups; group++) {
-        group_scales scales = scales_of(tile, group);
-        add_quads(NULL, IS_FIRST | IS_LAST, run, QUADS_IN_16_BITS, &scales, result);
-        run = skip_quads(run, QUADS_IN_16_BITS);
-    }
+/* sums[h] += the products of one quad with token t. */
+GH_INLINE void add_quad(__m256i *sums, quad_run run, size_t t) {
+    __m256i low = load_bytes(run.codes);
+    __m256i high = run.is_unpacked ? load_bytes(run.codes + HALF_BYTES) : _mm256_srli_epi16(low, 4);
+    int32_t word;
+    memcpy(&word, run.activations + t * GH_QUAD, sizeof word);
+    __m256i activations = _mm256_set1_epi32(word);
+    sums[0] = _mm256_add_epi32(sums[0], widen(_mm256_maddubs_epi16(_mm256_and_si256(low, NIBBLES), activations)));
+    sums[1] = _mm256_add_epi32(sums[1], widen(_mm256_maddubs_epi16(_mm256_and_si256(high, NIBBLES), activations)));
 }
 
-/* Any other group size, one token and one quad at a time. */
-static void multiply_odd(const gh_w4a8_tile *tile, bool is_unpacked, float (*result)[GH_PANEL]) {
-    quad_run run = {tile->codes, tile->activations, tile->num_tokens, is_unpacked};
-    for (size_t group = 0; group < tile->num_groups; group++, run = skip_quads(run, tile->num_quads)) {
-        group_scales scales = scales_of(tile, group);
-        for (size_t t = 0; t < tile->num_tokens; t++) {
-            __m256i sums[HALVES] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
-            for (size_t quad = 0; quad < tile->num_quads; quad++) {
-                quad_run here = skip_quads(run, quad);
-                __m256i partial[1][HALVES] = {{_mm256_setzero_si256(), _mm256_setzero_si256()}};
-                here.activations += t * GH_QUAD;
-                here.num_tokens = 1;
-                add_quad(partial, here, &NIBBLES);
-                for (size_t half = 0; half < HALVES; half++) {
-                    sums[half] =
-                        _mm256_add_epi32(sums[half], _mm256_madd_epi16(partial[0][half], _mm256_set1_epi16(1)));
-                }
-            }
-            for (size_t half = 0; half < HALVES; half++) {
-                apply_scales(&scales, half, sums[half], scaled_zeros(&scales, half), t, result[t] + half * GH_LANES);
-            }
+/* Any group, one token and one quad at a time. Out of line: the others' sums stay in registers. */
+static __attribute__((noinline)) void multiply_slowly(const gh_w4a8_tile *tile, bool is_unpacked, size_t group,
+                                                      float (*result)[GH_PANEL]) {
+    quad_run start = {tile->codes, tile->activations, tile->num_tokens, is_unpacked};
+    quad_run run = skip_quads(start, group * tile->num_quads);
+    group_scales scales = scales_of(tile, group);
+    for (size_t t = 0; t < tile->num_tokens; t++) {
+        __m256i sums[HALVES] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
+        for (size_t quad = 0; quad < tile->num_quads; quad++) {
+            add_quad(sums, skip_quads(run, quad), t);
+        }
+        for (size_t half = 0; half < HALVES; half++) {
+            apply_scales(&scales, half, sums[half], scaled_zeros(&scales, half), t, result[t] + half * GH_LANES);
         }
     }
 }
 
-/* `is_unpacked` and `num_tokens` are constants wherever this is used, so that sums stay in registers. */
+/* `is_unpacked` and `num_tokens` are constants wherever this is used. */
 GH_INLINE void multiply_groups(const gh_w4a8_tile *tile, bool is_unpacked, size_t num_tokens,
                                float (*result)[GH_PANEL]) {
-    if (tile->num_quads == QUADS_IN_16_BITS) {
-        multiply_short(tile, is_unpacked, num_tokens, result);
-    } else {
-        multiply_long(tile, is_unpacked, num_tokens, result);
+    quad_run run = {tile->codes, tile->activations, num_tokens, is_unpacked};
+    bool is_whole = tile->num_quads % QUADS_PER_ROUND == 0;
+    for (size_t group = 0; group < tile->num_groups; group++) {
+        if (!is_whole || !tile->are_small[group]) {
+            multiply_slowly(tile, is_unpacked, group, result);
+            run = skip_quads(run, tile->num_quads);
+            continue;
+        }
+        __m256i sums[GH_TOKENS][HALVES];
+        run = sum_quads(sums, run, tile->num_quads);
+        group_scales scales = scales_of(tile, group);
+        finish_group(&scales, sums, num_tokens, result);
     }
 }
 
 #include "w4a8_dispatch.h"
 
-GH_INLINE void multiply(const gh_w4a8_tile *tile, bool is_unpacked, float (*result)[GH_PANEL]) {
-    if (tile->num_quads % QUADS_IN_16_BITS != 0) {
-        multiply_odd(tile, is_unpacked, result);
-        return;
-    }
-    multiply_tokens(tile, is_unpacked, result);
-}
-
 void GH_KERNEL(w4a8)(const gh_w4a8_tile *tile, float (*result)[GH_PANEL]) {
     if (tile->is_unpacked) {
-        multiply(tile, true, result);
+        multiply_tokens(tile, true, result);
     } else {
-        multiply(tile, false, result);
+        multiply_tokens(tile, false, result);
     }
 }
 
