@@ -1,6 +1,6 @@
 /* Causal attention over the paged float16 cache: streaming softmax over tiles of 32 keys, no quadratic scratch.
  *
- * A task is one key head and up to 96 rows that read it. With grouped queries, the query heads that share the key head
+ * A task is one key head and up to 192 rows that read it. With grouped queries, the query heads that share the key head
  * are neighbouring rows; short sequences that begin with the same blocks (a policy's prefix) share a task, too:
  *
  *   row = query * heads_per_kv + head      keys 0 .. 31 | 32 .. 63 | ...    tiles begin at multiples of 32 in the

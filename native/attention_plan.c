@@ -6,7 +6,7 @@
  */
 #include "attention_plan.h"
 
-enum { MOST_ROWS = 96, LEAST_ROWS = 24 };
+enum { MOST_ROWS = 192, LEAST_ROWS = 24 };
 
 static bool is_sound_sequence(const gh_batch *batch, const gh_cache *cache, int64_t seq) {
     int64_t begin = batch->query_starts[seq];

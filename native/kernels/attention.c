@@ -51,6 +51,7 @@ GH_INLINE void score_block(const gh_attention_rows *rows, size_t first_row, size
             partial[t][v] = lanes_set1(0.0f);
         }
     }
+#pragma GCC unroll 4
     for (size_t d = 0; d < rows->head_dim; d++) {
         lanes key[WIDE];
 #pragma GCC unroll 4
@@ -125,6 +126,7 @@ GH_INLINE void sum_columns(float *sums, const float *weights, size_t num_rows, c
             partial[t][v] = lanes_load(sums + t * width + v * GH_LANES);
         }
     }
+#pragma GCC unroll 4
     for (size_t j = begin; j < end; j++) {
         lanes value[WIDE];
 #pragma GCC unroll 4
