@@ -24,7 +24,7 @@ static inline size_t gh_ceil_div(size_t a, size_t b) { return (a + b - 1) / b; }
 
 /* Cuts `count` items into a few equal runs per thread; returns the items per run. */
 static inline size_t gh_run_length(const gh_runtime *runtime, size_t count) {
-    enum { RUNS_PER_THREAD = 8 };
+    enum { RUNS_PER_THREAD = 24 };
     size_t runs = gh_pool_num_threads(runtime->pool) * RUNS_PER_THREAD;
     return count > runs ? gh_ceil_div(count, runs) : 1;
 }
