@@ -1,69 +1,229 @@
-"""uvicorn's HTTP/1.1, but whatever is written in one turn of the event loop leaves as one packet.
+"""HTTP/1.1 on a connection: one task, which answers the requests in the order in which they came.
 
-Knows: asyncio's transports, the protocol class of uvicorn's that parses with httptools.
-Never knows: ASGI messages, routes, bodies.
+Knows: httptools' callbacks, asyncio's transports, what uvicorn's server asks of a protocol.
+Never knows: ASGI's messages (exchange.py), routes, what bodies hold.
 
-uvicorn writes an answer's head and its body one after the other: two system calls, two packets, and two wake-ups of the
-client. Here both wait for the end of the turn, which is also when uvicorn puts the request's finished task away.
+uvicorn runs the server: sockets, signals, start and stop. Its own protocol makes a task for every request, which the event
+loop starts a turn later, and an event and a timer. Here a connection's task runs on as soon as a request's bytes are parsed,
+and an idle connection's timer is set anew only when it has rung.
 """
 
 import asyncio
+import time
+from collections import deque
 from typing import Any
+from urllib.parse import unquote
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+import httptools
+import uvicorn
+from uvicorn.server import ServerState
 
-MAX_HELD = 65536  # bytes; above, joining would copy more than it saves, and the transport must see that it is full
+from guardhouse.server.exchange import Exchange
+from guardhouse.server.waking import Gate
+
+MAX_UNREAD = 65536  # bytes of a body that wait for the application before the connection is read no further
+REFUSAL = b"Invalid HTTP request received."
+BAD_REQUEST = (
+    b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: %d\r\n"
+    b"connection: close\r\n\r\n%b"
+) % (len(REFUSAL), REFUSAL)
+ASGI = {"version": "3.0", "spec_version": "2.3"}
 
 
-class OneWriteProtocol(HttpToolsProtocol):
-    """uvicorn's protocol on a transport that joins writes."""
+class HttpProtocol(asyncio.Protocol):
+    """One connection. Invariant: `_waiting` holds the requests that were parsed and not begun, oldest first."""
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        self._app = config.loaded_app
+        self._idle_timeout_s = config.timeout_keep_alive
+        self._server_state = server_state
+        self._app_state = app_state
+        self._loop = _loop or asyncio.get_running_loop()
+        self._parser = httptools.HttpRequestParser(self)
+        # What follows a request that closes the connection is not for us to answer, but no reason to leave that one out.
+        self._parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self._waiting: deque[Exchange] = deque()
+        self._parsed: Exchange | None = None  # whose body arrives
+        self._current: Exchange | None = None  # which the task is answering
+        self._gate = Gate()  # where the task waits for requests
+        self._is_reading = True
+        self._is_stopping = False  # no request after those that are here
+        self._is_lost = False
+        self.writable: asyncio.Event | None = None  # there while the transport holds as much as it should
+        self._idle_since: float | None = None
+        self._idle_timer: asyncio.TimerHandle | None = None
+
+    # asyncio calls
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(JoinedWrites(transport, self.loop))
+        self.transport = transport
+        self._server = _address(transport, "sockname")
+        self._client = _address(transport, "peername")
+        self._server_state.connections.add(self)  # type: ignore[arg-type]
+        self._task = self._loop.create_task(self._answer_all())
 
+    def data_received(self, data: bytes) -> None:
+        self._idle_since = None
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            pass  # to a protocol that is not spoken here: the request was answered as it stands
+        except httptools.HttpParserError:
+            self.transport.write(BAD_REQUEST)
+            self.transport.close()
+            return
+        if self._waiting and self._current is None:
+            self._gate.open()
+        if self._waiting:
+            self._pause_reading()
 
-class JoinedWrites(asyncio.Transport):
-    """What uvicorn uses of a transport, in front of a real one. Bytes keep their order; closing sends them first."""
+    def connection_lost(self, _: Exception | None) -> None:
+        self._is_lost = True
+        self._server_state.connections.discard(self)
+        for exchange in (self._current, self._parsed):
+            if exchange is not None:
+                exchange.disconnect()
+        self._parsed = None
+        del self._parser  # which holds this
+        self.resume_writing()
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+        self._loop.call_soon(self._gate.open)
 
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__()
-        self._transport = transport
-        self._call_soon = loop.call_soon
-        self._held: list[bytes | bytearray | memoryview] = []
-        self._num_held = 0  # bytes
+    def pause_writing(self) -> None:
+        self.writable = asyncio.Event()
 
-    def write(self, data: bytes | bytearray | memoryview) -> None:
-        if not self._held:
-            self._call_soon(self._flush)
-        self._held.append(data)
-        self._num_held += len(data)
-        if self._num_held > MAX_HELD:
-            self._flush()
+    def resume_writing(self) -> None:
+        if self.writable is not None:
+            self.writable.set()
+            self.writable = None
 
-    def close(self) -> None:
-        self._flush()
-        self._transport.close()
+    # uvicorn's server calls
 
-    def abort(self) -> None:
-        self._held.clear()
-        self._transport.abort()
+    def shutdown(self) -> None:
+        """Close once the requests that are here are answered."""
+        self._is_stopping = True
+        if self._current is None and not self._waiting:
+            self.transport.close()
 
-    def is_closing(self) -> bool:
-        return self._transport.is_closing()
+    # httptools calls
 
-    def get_extra_info(self, name: str, default: Any = None) -> Any:
-        return self._transport.get_extra_info(name, default)
+    def on_message_begin(self) -> None:
+        self._url = b""
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._expects_continue = False
 
-    def pause_reading(self) -> None:
-        self._transport.pause_reading()
+    def on_url(self, url: bytes) -> None:
+        self._url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        name = name.lower()
+        if name == b"expect" and value.lower() == b"100-continue":
+            self._expects_continue = True
+        self._headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        parser = self._parser
+        url = httptools.parse_url(self._url)
+        path = url.path.decode("ascii")
+        version = parser.get_http_version()
+        scope = {
+            "type": "http",
+            "asgi": ASGI,
+            "http_version": version,
+            "server": self._server,
+            "client": self._client,
+            "scheme": "http",
+            "root_path": "",
+            "method": parser.get_method().decode("ascii"),
+            "path": unquote(path) if "%" in path else path,
+            "raw_path": url.path,
+            "query_string": url.query or b"",
+            "headers": self._headers,
+            "state": self._app_state.copy(),
+        }
+        is_kept_alive = version != "1.0" and parser.should_keep_alive()
+        self._parsed = Exchange(self, scope, is_kept_alive=is_kept_alive, expects_continue=self._expects_continue)
+        self._waiting.append(self._parsed)
+
+    def on_body(self, body: bytes) -> None:
+        if self._parsed is not None and self._parsed.add_body(body) > MAX_UNREAD:
+            self._pause_reading()
+
+    def on_message_complete(self) -> None:
+        if self._parsed is not None:
+            self._parsed.end_body()
+
+    # An exchange calls
+
+    @property
+    def default_headers(self) -> list[tuple[bytes, bytes]]:
+        return self._server_state.default_headers
+
+    @property
+    def is_last_request(self) -> bool:
+        """Nothing is to come after the answer that now begins."""
+        return self._is_stopping and not self._waiting
 
     def resume_reading(self) -> None:
-        self._transport.resume_reading()
+        if not self._is_reading:
+            self._is_reading = True
+            self.transport.resume_reading()
 
-    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
-        self._transport.set_protocol(protocol)
+    def _pause_reading(self) -> None:
+        if self._is_reading:
+            self._is_reading = False
+            self.transport.pause_reading()
 
-    def _flush(self) -> None:
-        held, self._held, self._num_held = self._held, [], 0
-        if held and not self._transport.is_closing():
-            self._transport.write(b"".join(held) if len(held) > 1 else held[0])
+    # The connection's task
+
+    async def _answer_all(self) -> None:
+        try:
+            while not self._is_lost:
+                if self._waiting and not self.transport.is_closing():
+                    await self._answer(self._waiting.popleft())
+                else:
+                    await self._gate
+        finally:
+            self.transport.close()
+
+    async def _answer(self, exchange: Exchange) -> None:
+        self._current = exchange
+        self._server_state.tasks.add(self._task)  # waited for when the server stops, and cancelled in the end
+        try:
+            await exchange.answer(self._app)
+        finally:
+            self._server_state.tasks.discard(self._task)
+            self._current = None
+        self._server_state.total_requests += 1
+        if self._waiting:
+            await asyncio.sleep(0)  # others first: a client may send thousands at once
+            return
+        self.resume_reading()
+        if self._is_stopping:
+            self.transport.close()
+        self._idle_since = time.monotonic()
+        if self._idle_timer is None:
+            self._idle_timer = self._loop.call_later(self._idle_timeout_s, self._check_idle)
+
+    def _check_idle(self) -> None:
+        """Close what has been idle for long enough. The timer is not set anew for every request, but when it has rung."""
+        self._idle_timer = None
+        if self._idle_since is None:
+            return
+        left_s = self._idle_since + self._idle_timeout_s - time.monotonic()
+        if left_s > 0:
+            self._idle_timer = self._loop.call_later(left_s, self._check_idle)
+        else:
+            self.transport.close()
+
+
+def _address(transport: asyncio.Transport, which: str) -> tuple[str, int] | None:
+    found = transport.get_extra_info(which)
+    return (str(found[0]), int(found[1])) if isinstance(found, tuple) else None

@@ -4,7 +4,7 @@ Knows: how a path finds its handler, and what is answered where it finds none.
 Never knows: what any handler does.
 
 Those layers turn exceptions into answers. Here a handler's own errors have become answers before they could get so far
-(errors.py), and what nobody foresaw is uvicorn's to log and answer: 500, without a word about it.
+(errors.py), and what nobody foresaw exchange.py logs and answers: 500, without a word about it.
 """
 
 from collections.abc import Awaitable, Callable, Iterable

@@ -17,7 +17,7 @@ from guardhouse.errors import ConfigError, GuardhouseError
 from guardhouse.guard.guard import GuardInfo
 from guardhouse.server.app import build_app
 from guardhouse.server.info import installed_version
-from guardhouse.server.protocol import OneWriteProtocol
+from guardhouse.server.protocol import HttpProtocol
 from guardhouse.server.service import GuardLoader, ModelService
 
 GRACE_S = 10  # seconds that running requests get when the server is told to stop
@@ -65,7 +65,7 @@ def uvicorn_config(app: ASGIApp) -> uvicorn.Config:
     """One worker, our own log lines; nothing here asks who a proxy says the client is."""
     return uvicorn.Config(
         app,
-        http=OneWriteProtocol,
+        http=HttpProtocol,
         log_config=None,
         access_log=False,
         server_header=False,

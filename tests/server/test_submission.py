@@ -9,7 +9,8 @@ from concurrent.futures import Future
 
 import pytest
 
-from guardhouse.server.submission import OFF_LOOP_CHARS, Arrival, result_of
+from guardhouse.server.submission import OFF_LOOP_CHARS, result_of
+from guardhouse.server.waking import Arrival
 
 LENGTHS = pytest.mark.parametrize("num_chars", [1, OFF_LOOP_CHARS], ids=["on the loop", "beside the loop"])
 
