@@ -49,8 +49,8 @@ class Exchange:
 
     __slots__ = (
         "_body",
+        "_change",
         "_connection",
-        "_event",
         "_expects_continue",
         "_has_begun",
         "_has_more",
@@ -75,7 +75,7 @@ class Exchange:
         self._connection = connection
         self._transport = connection.transport
         self._expects_continue = expects_continue
-        self._event: asyncio.Event | None = None  # there while somebody waits in `receive`
+        self._change: asyncio.Future[None] | None = None  # there while somebody waits in `receive`
         self._body = b""  # what arrived and was not received yet
         self._has_more = True  # of the body
         self._is_read = False
@@ -134,9 +134,14 @@ class Exchange:
                 body, self._body = self._body, b""
                 self._is_read = not self._has_more
                 return {"type": "http.request", "body": body, "more_body": self._has_more}
+            if self._change is not None:
+                raise RuntimeError("somebody receives already")
             self._connection.resume_reading()
-            self._event = self._event or asyncio.Event()
-            await self._event.wait()
+            self._change = asyncio.get_running_loop().create_future()
+            try:
+                await self._change
+            finally:
+                self._change = None
         return {"type": "http.disconnect"}
 
     async def send(self, message: Message) -> None:
@@ -210,6 +215,5 @@ class Exchange:
             self._transport.write(b"".join(held))
 
     def _notify(self) -> None:
-        if self._event is not None:
-            self._event.set()
-            self._event = None
+        if self._change is not None and not self._change.done():
+            self._change.set_result(None)

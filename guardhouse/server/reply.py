@@ -32,15 +32,14 @@ def json_reply(payload: object, status: int = 200, headers: Mapping[str, str] | 
 class JsonResponse(Response):
     """A response whose headers are known; Starlette's own looks for each whether somebody has set it."""
 
-    body: bytes
-
-    def init_headers(self, headers: Mapping[str, str] | None = None) -> None:
-        given = () if headers is None else headers.items()
-        self.raw_headers = [
-            (b"content-type", b"application/json"),
-            *((name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in given),
-            (b"content-length", b"%d" % len(self.body)),
-        ]
+    def __init__(self, body: bytes, status: int, headers: Mapping[str, str] | None) -> None:
+        self.status_code = status
+        self.background = None
+        self.body = body
+        self.raw_headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+        if headers is not None:
+            for name, value in headers.items():
+                self.raw_headers.append((name.lower().encode("latin-1"), value.encode("latin-1")))
 
 
 def new_request_id() -> str:

@@ -5,7 +5,7 @@ Never knows: what is asked or answered.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
@@ -16,13 +16,16 @@ OFF_LOOP_CHARS = 16384  # texts from here on are cut into tokens beside the even
 T = TypeVar("T")
 
 
-async def result_of(submit: Callable[[], "Future[T]"], num_chars: int) -> T:
-    """Submit and wait; a cancellation reaches the guard's future, even one that is still being submitted.
+def result_of(submit: Callable[[], "Future[T]"], num_chars: int) -> Awaitable[T]:
+    """Submit, and what to await for the result; a cancellation reaches the guard's future.
 
     `num_chars`: how much text `submit` has to cut into tokens.
     """
-    if num_chars < OFF_LOOP_CHARS:
-        return await Arrival(submit())
+    return Arrival(submit()) if num_chars < OFF_LOOP_CHARS else _result_beside_loop(submit)
+
+
+async def _result_beside_loop(submit: Callable[[], "Future[T]"]) -> T:
+    """A cancellation reaches even a future that is still being submitted."""
     submission = asyncio.get_running_loop().run_in_executor(None, submit)
     try:
         future = await asyncio.shield(submission)

@@ -7,7 +7,7 @@ Never knows: JSON, guards.
 import asyncio
 import types
 from collections.abc import AsyncGenerator, Awaitable, Coroutine, Generator
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -18,7 +18,6 @@ from guardhouse.server.sse import HEADERS
 
 MAX_BODY = 10 * 1024 * 1024  # bytes
 MAX_DRAIN = 64 * 1024 * 1024  # bytes
-WATCH_AFTER_S = 0.02  # a client that goes away sooner is noticed then
 
 T = TypeVar("T")
 
@@ -34,7 +33,8 @@ def _within(timeout_s: float, reading: Coroutine[Any, Any, T]) -> Generator[Any,
     try:
         awaited = reading.send(None)
     except StopIteration as done:
-        return cast(T, done.value)
+        body: T = done.value
+        return body
     caller, loop = _current_task(), asyncio.get_running_loop()
     timer = loop.call_later(timeout_s, caller.cancel)
     try:
@@ -70,34 +70,42 @@ async def _read_body(receive: Receive) -> bytes:
 async def while_connected(receive: Receive, work: Awaitable[T]) -> T:
     """The result of `work`; if the client goes away first, `work` is cancelled and ClientDisconnect raised.
 
-    The work runs in the caller's own task, and the watch begins after WATCH_AFTER_S, when most answers are out: two tasks
-    and a wait for both would be a third of what HTTP costs.
+    The work runs in the caller's own task, and the watch in none: two tasks and a wait for both would be a third of what
+    HTTP costs.
     """
-    caller = _current_task()
-    watching: asyncio.Task[None] | None = None
-    is_working = True
-
-    def stop(_: object) -> None:
-        if is_working:
-            caller.cancel()
-
-    def watch() -> None:
-        nonlocal watching
-        watching = asyncio.ensure_future(_disconnected(receive))
-        watching.add_done_callback(stop)
-
-    timer = asyncio.get_running_loop().call_later(WATCH_AFTER_S, watch)
+    watch = _Watch(receive, _current_task())
     try:
+        watch.look()
         return await work
     except asyncio.CancelledError:
-        if watching is not None and watching.done() and caller.uncancel() == 0:
+        if watch.is_gone and watch.caller.uncancel() == 0:
             raise ClientDisconnect from None
         raise
     finally:
-        is_working = False
-        timer.cancel()
-        if watching is not None:
-            watching.cancel()
+        watch.end()
+
+
+class _Watch:
+    """Cancels a task once the client has gone. What `receive` waits for, an asyncio future, calls it back."""
+
+    def __init__(self, receive: Receive, caller: asyncio.Task[object]) -> None:
+        self.caller = caller
+        self.is_gone = False
+        self._waiting = _disconnected(receive)
+        self._has_ended = False
+
+    def look(self, _: object = None) -> None:
+        if self._has_ended:
+            return
+        try:
+            self._waiting.send(None).add_done_callback(self.look)
+        except StopIteration:
+            self.is_gone = True
+            self.caller.cancel()
+
+    def end(self) -> None:
+        self._has_ended = True
+        self._waiting.close()
 
 
 def _current_task() -> asyncio.Task[object]:

@@ -73,11 +73,18 @@ class Shortcut:
         """True: `validate` returns what is in `payload` and in the schema, and the defaults."""
         if type(payload) is not dict:
             return False
-        struct = next((struct for name, struct in self._structs.items() if name in payload), None)
-        try:
-            return struct is not None and msgspec.convert(payload, struct) is not None
-        except msgspec.ValidationError:
-            return False
+        for name, struct in self._structs.items():
+            if name in payload:
+                return _converts(payload, struct)
+        return False
+
+
+def _converts(payload: object, kind: type[msgspec.Struct]) -> bool:
+    try:
+        msgspec.convert(payload, kind)
+    except msgspec.ValidationError:
+        return False
+    return True
 
 
 def _strict_struct(schema: Schema, names: Iterable[str] = ()) -> type[msgspec.Struct]:

@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Callable, Generator
 from concurrent.futures import CancelledError, Future
 from contextvars import Context
+from functools import partial
 from typing import Any, Generic, Self, TypeVar
 
 T = TypeVar("T")
@@ -18,41 +19,40 @@ Wake = Callable[[Any], object]
 
 
 class Waitable:
-    """What asyncio asks of all of them."""
+    """What asyncio asks of all of them. `wait` lasts until the task's wake-up is called, and may last no time at all."""
 
     _asyncio_future_blocking = False
-
-    def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-
-    def get_loop(self) -> asyncio.AbstractEventLoop:
-        return self._loop
+    get_loop = staticmethod(asyncio.get_running_loop)
 
     def wait(self) -> Generator[Self, None, None]:
-        """Until the wake-up is called. Raises CancelledError where the task was cancelled instead."""
         self._asyncio_future_blocking = True
         yield self
+
+    def result(self) -> None:
+        """Asked by the task before it goes on, in case it is to be an exception."""
 
 
 class Arrival(Waitable, Generic[T]):
     """A thread's future. asyncio.wrap_future gives the same in two turns of the loop more."""
 
     def __init__(self, future: "Future[T]") -> None:
-        super().__init__()
         self._future = future
 
     def __await__(self) -> Generator[Any, None, T]:
         try:
-            if not self._future.done():
-                yield from self.wait()
-            return self.result()
+            yield from self.wait()
+            return self._future.result(0)
+        except CancelledError:
+            raise asyncio.CancelledError from None
         finally:
             del self._future  # whose callback holds this: neither would go before the garbage collector came
 
-    def add_done_callback(self, wake: Wake, *, context: Context | None = None) -> None:
+    def add_done_callback(self, wake: Wake, *, context: Context) -> None:
+        loop = asyncio.get_running_loop()
+
         def arrive(_: object) -> None:
-            if not self._loop.is_closed():
-                self._loop.call_soon_threadsafe(wake, self, context=context)
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(wake, self, context=context)
 
         self._future.add_done_callback(arrive)
 
@@ -60,24 +60,16 @@ class Arrival(Waitable, Generic[T]):
         """By the task that waits, when somebody cancels it."""
         return self._future.cancel()
 
-    def result(self) -> T:
-        try:
-            return self._future.result()
-        except CancelledError:
-            raise asyncio.CancelledError from None
-
 
 class Gate(Waitable):
-    """A task waits here until somebody on the loop, in no task, opens the gate: it runs on at once, inside `open`."""
+    """A task waits here until somebody on the loop, in no task, opens the gate: it runs on at once, inside `open`.
+
+    It may go on without that, so whoever waits looks again for what it waits for.
+    """
 
     def __init__(self) -> None:
-        super().__init__()
         self._wake: Callable[[], object] | None = None
         self._is_cancelled = False
-
-    def __await__(self) -> Generator[Any, None, None]:
-        """May end without `open`, so whoever waits looks again for what it waits for."""
-        yield from self.wait()
 
     def open(self) -> None:
         """Nothing happens where nobody waits."""
@@ -85,22 +77,19 @@ class Gate(Waitable):
         if wake is not None:
             wake()
 
-    def add_done_callback(self, wake: Wake, *, context: Context | None = None) -> None:
-        def run_on() -> None:
-            if context is None:
-                wake(self)
-            else:
-                context.run(wake, self)
-
-        self._wake = run_on
+    def add_done_callback(self, wake: Wake, *, context: Context) -> None:
+        self._wake = partial(context.run, wake, self)
 
     def cancel(self, msg: object = None) -> bool:  # noqa: ARG002
         """By the task that waits, when somebody cancels it: that one may be running, so not at once."""
         self._is_cancelled = True
-        self._loop.call_soon(self.open)
+        asyncio.get_running_loop().call_soon(self.open)
         return True
 
     def result(self) -> None:
         if self._is_cancelled:
             self._is_cancelled = False
             raise asyncio.CancelledError
+
+    def __await__(self) -> Generator[Self, None, None]:
+        return self.wait()

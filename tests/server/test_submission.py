@@ -22,31 +22,39 @@ def soon(act: Callable[["Future[int]"], object]) -> "Future[int]":
     return future
 
 
+async def waited(submit: Callable[[], "Future[int]"], num_chars: int) -> int:
+    return await result_of(submit, num_chars)
+
+
+def run(submit: Callable[[], "Future[int]"], num_chars: int) -> int:
+    return asyncio.run(waited(submit, num_chars))
+
+
 def failed(_: Future[int]) -> "Future[int]":
     raise ValueError("at once")
 
 
 @LENGTHS
 def test_a_result_arrives(num_chars: int) -> None:
-    assert asyncio.run(result_of(lambda: soon(lambda future: future.set_result(7)), num_chars)) == 7
+    assert run(lambda: soon(lambda future: future.set_result(7)), num_chars) == 7
 
 
 @LENGTHS
 def test_an_error_arrives(num_chars: int) -> None:
     with pytest.raises(ValueError, match="no"):
-        asyncio.run(result_of(lambda: soon(lambda future: future.set_exception(ValueError("no"))), num_chars))
+        run(lambda: soon(lambda future: future.set_exception(ValueError("no"))), num_chars)
 
 
 @LENGTHS
 def test_what_is_refused_at_once_is_raised(num_chars: int) -> None:
     with pytest.raises(ValueError, match="at once"):
-        asyncio.run(result_of(lambda: failed(Future()), num_chars))
+        run(lambda: failed(Future()), num_chars)
 
 
 def test_what_is_done_already_needs_no_waiting() -> None:
     future: Future[int] = Future()
     future.set_result(3)
-    assert asyncio.run(result_of(lambda: future, 1)) == 3
+    assert run(lambda: future, 1) == 3
 
 
 @LENGTHS
@@ -70,7 +78,7 @@ def test_cancelling_the_task_cancels_the_work(num_chars: int) -> None:
     future: Future[int] = Future()
 
     async def run() -> None:
-        waiting = asyncio.ensure_future(result_of(lambda: future, num_chars))
+        waiting = asyncio.ensure_future(waited(lambda: future, num_chars))
         await asyncio.sleep(0.05)
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -83,7 +91,7 @@ def test_cancelling_the_task_cancels_the_work(num_chars: int) -> None:
 def test_a_task_that_is_cancelled_as_its_result_arrives_ends_cancelled() -> None:
     async def run() -> None:
         future: Future[int] = Future()
-        waiting = asyncio.ensure_future(result_of(lambda: future, 1))
+        waiting = asyncio.ensure_future(waited(lambda: future, 1))
         await asyncio.sleep(0)
         future.set_result(1)  # the wake-up is on its way
         assert waiting.cancel()
@@ -117,7 +125,7 @@ def test_a_deadline_ends_the_wait() -> None:
 def test_many_tasks_each_get_their_own() -> None:
     async def run() -> list[int]:
         waits: list[Awaitable[int]] = [
-            result_of(lambda number=number: soon(lambda future: future.set_result(number)), 1)  # type: ignore[misc]
+            waited(lambda number=number: soon(lambda future: future.set_result(number)), 1)  # type: ignore[misc]
             for number in range(50)
         ]
         return await asyncio.gather(*waits)

@@ -9,6 +9,9 @@ schema's default temperature (0.6) is not applied: a verdict must not be random.
 after the verdict (structured.py).
 """
 
+from collections.abc import Coroutine
+from typing import Any
+
 from guardhouse.errors import SchemaError
 from guardhouse.guard.guard import Guard
 from guardhouse.guard.tools import Tool, demanded, free_grammar, parse_call, parse_choice
@@ -25,20 +28,21 @@ from guardhouse.server.workers_ai.structured import (
 MIN_VERDICT_TOKENS = 16  # a smaller max_tokens may cut a verdict short: then it is a generation of that many tokens
 
 
-async def answer(guard: Guard, run: RunInput, timeout_s: float, emit: Emit) -> Answer:
+def answer(guard: Guard, run: RunInput, timeout_s: float, emit: Emit) -> Coroutine[Any, Any, Answer]:
     """Judge or generate. `emit` gets the answer in parts, on any thread. Cancelling frees the guard's work."""
     question = Question(guard, run, timeout_s, emit)
-    if run.json_mode == "json_schema":
-        return await answer_with_json(question)
-    if run.json_mode == "json_object":
-        return await answer_with_object(question)
+    json_mode = run.json_mode
+    if json_mode == "json_schema":
+        return answer_with_json(question)
+    if json_mode == "json_object":
+        return answer_with_object(question)
     tools = run.offered_tools
     choice = parse_choice(run.tool_choice, tools)
     if needed := demanded(tools, choice):
-        return await answer_with_call(question, needed)
+        return answer_with_call(question, needed)
     if is_judgement(question):
-        return await _judgement(question)
-    return await _generation(question, tools if choice.mode == "auto" else ())
+        return _judgement(question)
+    return _generation(question, tools if choice.mode == "auto" else ())
 
 
 def is_judgement(question: Question) -> bool:
@@ -51,9 +55,10 @@ def is_judgement(question: Question) -> bool:
 
 async def _judgement(question: Question) -> Answer:
     verdict = await question.verdict()
-    question.emit(Delta(verdict.text))
+    text = verdict.text
+    question.emit(Delta(text))
     usage = usage_of(verdict.num_prompt_tokens, question.guard.count_answer_tokens(verdict))
-    return Answer(RunOutput(verdict.text, usage, calls_of(question.run), verdict.as_dict()), verdict)
+    return Answer(RunOutput(text, usage, calls_of(question.run), verdict.as_dict()), verdict)
 
 
 async def _generation(question: Question, tools: tuple[Tool, ...]) -> Answer:
