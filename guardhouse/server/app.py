@@ -202,9 +202,10 @@ class KeyCheck:
     def __init__(self, app: ASGIApp, keys: KeyRing) -> None:
         self._app = app
         self._keys = keys
+        self._is_open = not len(keys)
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        if scope["type"] != "http" or not len(self._keys) or is_public(scope["path"]):
+        if self._is_open or scope["type"] != "http" or is_public(scope["path"]):
             return self._app(scope, receive, send)
         try:
             key = presented_key(Headers(scope=scope))
