@@ -17,7 +17,7 @@
 enum { GH_KERNEL_VERSION = 2 };
 
 enum gh_status { GH_OK = 0, GH_OUT_OF_MEMORY = 1, GH_INDEX_OUT_OF_RANGE = 2 };
-enum gh_isa { GH_ISA_PORTABLE = 0, GH_ISA_AVX2 = 1, GH_ISA_NEON = 2 };
+enum gh_isa { GH_ISA_PORTABLE = 0, GH_ISA_AVX2 = 1, GH_ISA_NEON = 2, GH_ISA_AVXVNNI = 3, GH_ISA_AVX512 = 4 };
 
 /* Threads, scratch memory and the kernels for one instruction set. */
 typedef struct gh_runtime gh_runtime;

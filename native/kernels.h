@@ -4,7 +4,8 @@
  * Never knows: threads, batches, paged caches.
  *
  * Every file of kernels/ is compiled once per instruction set; GH_KERNEL(name) keeps the copies apart. All copies give
- * the same bits.
+ * the same bits. VNNI adds an instruction for the int4 tile alone: the tables of AVX-VNNI and AVX-512 have a tile of
+ * their own and share the rest with AVX2, as GH_SHARED(name) says.
  */
 #ifndef GH_KERNELS_H
 #define GH_KERNELS_H
@@ -15,10 +16,19 @@
 
 #if defined(GH_BUILD_AVX2)
 #define GH_KERNEL(name) gh_##name##_avx2
+#elif defined(GH_BUILD_AVXVNNI)
+#define GH_KERNEL(name) gh_##name##_avxvnni
+#define GH_SHARED(name) gh_##name##_avx2
+#elif defined(GH_BUILD_AVX512)
+#define GH_KERNEL(name) gh_##name##_avx512
+#define GH_SHARED(name) gh_##name##_avx2
 #elif defined(GH_BUILD_NEON)
 #define GH_KERNEL(name) gh_##name##_neon
 #else
 #define GH_KERNEL(name) gh_##name##_portable
+#endif
+#if !defined(GH_SHARED)
+#define GH_SHARED(name) GH_KERNEL(name)
 #endif
 
 enum {
@@ -111,21 +121,23 @@ typedef struct {
 
 extern const gh_kernels gh_kernels_portable;
 extern const gh_kernels gh_kernels_avx2;
+extern const gh_kernels gh_kernels_avxvnni;
+extern const gh_kernels gh_kernels_avx512;
 extern const gh_kernels gh_kernels_neon;
 
 /* The members above, as each instruction set defines them. */
-gh_quantized_group GH_KERNEL(quantize_group)(const float *x, size_t count, int8_t *codes);
+gh_quantized_group GH_SHARED(quantize_group)(const float *x, size_t count, int8_t *codes);
 void GH_KERNEL(w4a8)(const gh_w4a8_tile *tile, float (*result)[GH_PANEL]);
-void GH_KERNEL(unpack)(const uint8_t *codes, size_t num_quads, uint8_t *bytes);
-void GH_KERNEL(dot)(const gh_dot_run *run, float *y);
-void GH_KERNEL(load_keys)(const uint16_t *const rows[8], size_t head_dim, float *keys);
-void GH_KERNEL(attend_tile)(const gh_attention_rows *rows, const float *keys, const float *values, size_t begin);
-void GH_KERNEL(scale)(float *x, float factor, size_t count);
-void GH_KERNEL(halves_to_floats)(const uint16_t *halves, float *floats, size_t count);
-void GH_KERNEL(floats_to_halves)(const float *floats, uint16_t *halves, size_t count);
-void GH_KERNEL(rms_norm)(const float *x, const float *weight, float eps, size_t width, float *y);
-void GH_KERNEL(silu_mul)(const float *gate, const float *up, size_t width, float *y);
-void GH_KERNEL(add)(float *x, const float *y, size_t count);
-void GH_KERNEL(rotate)(float *head, const float *cosines, const float *sines, size_t half_dim);
+void GH_SHARED(unpack)(const uint8_t *codes, size_t num_quads, uint8_t *bytes);
+void GH_SHARED(dot)(const gh_dot_run *run, float *y);
+void GH_SHARED(load_keys)(const uint16_t *const rows[8], size_t head_dim, float *keys);
+void GH_SHARED(attend_tile)(const gh_attention_rows *rows, const float *keys, const float *values, size_t begin);
+void GH_SHARED(scale)(float *x, float factor, size_t count);
+void GH_SHARED(halves_to_floats)(const uint16_t *halves, float *floats, size_t count);
+void GH_SHARED(floats_to_halves)(const float *floats, uint16_t *halves, size_t count);
+void GH_SHARED(rms_norm)(const float *x, const float *weight, float eps, size_t width, float *y);
+void GH_SHARED(silu_mul)(const float *gate, const float *up, size_t width, float *y);
+void GH_SHARED(add)(float *x, const float *y, size_t count);
+void GH_SHARED(rotate)(float *head, const float *cosines, const float *sines, size_t half_dim);
 
 #endif

@@ -3,6 +3,9 @@
 
 #include <stdlib.h>
 
+#if defined(GH_WITH_AVX2)
+#include <cpuid.h>
+#endif
 #if defined(GH_WITH_NEON) && defined(__linux__)
 #include <asm/hwcap.h>
 #include <sys/auxv.h>
@@ -19,14 +22,50 @@ static bool has_dot_product(void) {
 }
 #endif
 
+/* __builtin_cpu_supports also asks whether the system saves these registers, of 256 and of 512 bits. Features whose
+ * names older compilers do not know are read from the processor. */
+#if defined(GH_WITH_AVX2)
+static bool has_f16c(void) {
+    unsigned eax, ebx, ecx = 0, edx;
+    return __get_cpuid(1, &eax, &ebx, &ecx, &edx) && (ecx & bit_F16C) != 0;
+}
+
+static bool has_avx2(void) { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c(); }
+#endif
+
+#if defined(GH_WITH_AVXVNNI)
+static bool has_avxvnni(void) {
+    enum { LEAF = 7, SUBLEAF = 1, AVX_VNNI = 1 << 4 };
+    unsigned eax = 0, ebx, ecx, edx;
+    return has_avx2() && __get_cpuid_count(LEAF, SUBLEAF, &eax, &ebx, &ecx, &edx) && (eax & AVX_VNNI) != 0;
+}
+#endif
+
+#if defined(GH_WITH_AVX512)
+static bool has_avx512(void) {
+    return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+           __builtin_cpu_supports("avx512vnni");
+}
+#endif
+
 static const gh_kernels *kernels_of(int isa) {
     if (isa == GH_ISA_PORTABLE) {
         return &gh_kernels_portable;
     }
 #if defined(GH_WITH_AVX2)
-    if (isa == GH_ISA_AVX2 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-        __builtin_cpu_supports("f16c")) {
+    if (isa == GH_ISA_AVX2 && has_avx2()) {
         return &gh_kernels_avx2;
+    }
+#endif
+#if defined(GH_WITH_AVXVNNI)
+    if (isa == GH_ISA_AVXVNNI && has_avxvnni()) {
+        return &gh_kernels_avxvnni;
+    }
+#endif
+#if defined(GH_WITH_AVX512)
+    if (isa == GH_ISA_AVX512 && has_avx512()) {
+        return &gh_kernels_avx512;
     }
 #endif
 #if defined(GH_WITH_NEON)

@@ -42,7 +42,7 @@ Value = TypeVar("Value")
 class CpuOps:
     """See `guardhouse.ops.table.Ops` for every method's meaning.
 
-    `isa` forces an instruction set ("portable", "avx2" or "neon") for tests; None takes the best one.
+    `isa` forces an instruction set (a key of `native.ISAS`) for tests; None takes the best one.
     What it notes about a packed weight is forgotten with that weight.
     """
 
@@ -272,7 +272,7 @@ def _available_processors() -> int:
 def best_isa() -> str:
     """The fastest kernels that this machine can run. Raises BackendError where none were compiled."""
     library = native.load_library()
-    return next((isa for isa in ("avx2", "neon") if library.gh_supports_isa(native.ISAS[isa])), "portable")
+    return next(isa for isa, number in native.ISAS.items() if library.gh_supports_isa(number))
 
 
 def _destroy(library: CDLL, runtime: int, creator: int) -> None:

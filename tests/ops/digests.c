@@ -194,6 +194,8 @@ static void run_all(int isa, const char *name) {
 int main(void) {
     run_all(GH_ISA_PORTABLE, "portable");
     run_all(GH_ISA_AVX2, "avx2");
+    run_all(GH_ISA_AVXVNNI, "avxvnni");
+    run_all(GH_ISA_AVX512, "avx512");
     run_all(GH_ISA_NEON, "neon");
     return 0;
 }

@@ -1,6 +1,7 @@
 """Every operation gives the same bits with every instruction set, on every processor (digests.c).
 
-ARM's kernels are compiled by the project's own CMakeLists.txt for another machine and run under qemu's emulation.
+ARM's kernels are compiled by the project's own CMakeLists.txt for another machine and run under qemu's emulation. The
+tiles with VNNI are compiled here against their intrinsics in plain C (emulated/immintrin.h).
 """
 
 import shutil
@@ -35,6 +36,21 @@ def host_digests(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     target = tmp_path_factory.mktemp("host") / "digests"
     build(compiler, library, target)
     return digests([str(target)])
+
+
+@pytest.mark.parametrize("isa", ["avxvnni", "avx512"])
+def test_vnni_tiles_give_the_bits_of_the_portable_one(isa: str, tmp_path: Path) -> None:
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("no C compiler")
+    kernels, tile = ROOT / "native" / "kernels", str(tmp_path / "tile.o")
+    compile_c = [compiler, "-std=c11", "-O1", "-ffp-contract=off", f"-I{ROOT / 'native'}"]
+    emulated = [f"-I{SOURCE.parent / 'emulated'}", f"-DGH_BUILD_{isa.upper()}"]
+    subprocess.run([*compile_c, *emulated, "-c", str(kernels / "w4a8_vnni.c"), "-o", tile], check=True)
+    sources = [str(SOURCE.with_name("tiles.c")), str(kernels / "w4a8_portable.c"), tile]
+    subprocess.run([*compile_c, f"-DTILE=gh_w4a8_{isa}", *sources, "-lm", "-o", str(tmp_path / "tiles")], check=True)
+    printed = subprocess.run([tmp_path / "tiles"], capture_output=True, text=True, timeout=60, check=False).stdout
+    assert printed == "864 tiles, 0 differ\n"
 
 
 def test_this_machines_kernels_agree(host_digests: dict[str, str]) -> None:
