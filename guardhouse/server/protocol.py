@@ -148,6 +148,7 @@ class HttpProtocol(asyncio.Protocol):
             "headers": self._headers,
             "state": self._app_state.copy(),
         }
+        self._headers = []  # what a chunked body has behind it is none of the request's headers: it may come after an answer
         is_kept_alive = version != "1.0" and parser.should_keep_alive()
         self._parsed = Exchange(self, scope, is_kept_alive=is_kept_alive, expects_continue=self._expects_continue)
         self._waiting.append(self._parsed)

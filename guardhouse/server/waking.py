@@ -68,6 +68,7 @@ class Gate(Waitable):
     """
 
     def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
         self._wake: Callable[[], object] | None = None
         self._is_cancelled = False
 
@@ -81,9 +82,9 @@ class Gate(Waitable):
         self._wake = partial(context.run, wake, self)
 
     def cancel(self, msg: object = None) -> bool:  # noqa: ARG002
-        """By the task that waits, when somebody cancels it: that one may be running, so not at once."""
+        """By the task that waits, when somebody cancels it: that one may be running, or none may, so not at once."""
         self._is_cancelled = True
-        asyncio.get_running_loop().call_soon(self.open)
+        self._loop.call_soon(self.open)
         return True
 
     def result(self) -> None:

@@ -8,14 +8,19 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import pytest
 import uvicorn
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from served import RUN, Served, serving, wait_for
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.server import ServerState
 
 from guardhouse.server.exchange import MAX_HELD, Exchange
+from guardhouse.server.protocol import HttpProtocol
 from guardhouse.server.serve import listen, uvicorn_config
 
 GET = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
@@ -83,12 +88,22 @@ class Recorder(asyncio.Transport):
         super().__init__()
         self.transport = self
         self.writes: list[bytes] = []
+        self.is_closed = False
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         self.writes.append(bytes(data))
 
     def is_closing(self) -> bool:
-        return False
+        return self.is_closed
+
+    def close(self) -> None:
+        self.is_closed = True
+
+    def pause_reading(self) -> None:
+        pass
+
+    def resume_reading(self) -> None:
+        pass
 
 
 def exchange_on(recorder: Recorder) -> Exchange:
@@ -291,6 +306,47 @@ def test_the_application_learns_that_the_client_has_gone() -> None:
     assert [message["type"] for message in found] == ["http.request", "http.disconnect"]
 
 
+STREAM = (
+    b"POST /a HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\nhello"
+    b"GET /b?c HTTP/1.1\r\nhost: x\r\n\r\n"
+    b"POST /d HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\nx-after: y\r\n\r\n"
+    b"POST /e HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 2\r\n\r\nfg"
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sets(st.integers(1, len(STREAM) - 1), max_size=12), st.booleans())
+def test_requests_are_the_same_however_their_bytes_arrive(cuts: set[int], has_pauses: bool) -> None:
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        await say(send, f"{scope['path']} {len(scope['headers'])} {await whole_body(receive)!r} ".encode())
+
+    async def run() -> bytes:
+        config = uvicorn_config(application(answer))
+        config.load()
+        protocol, recorder, call_soon = (
+            HttpProtocol(config, ServerState(), {}),
+            Recorder(),
+            asyncio.get_running_loop().call_soon,
+        )
+        call_soon(protocol.connection_made, recorder)
+        for start, end in pairwise([0, *sorted(cuts), len(STREAM)]):
+            call_soon(protocol.data_received, STREAM[start:end])
+            if has_pauses:
+                await asyncio.sleep(0)
+        while not recorder.is_closed:
+            await asyncio.sleep(0)
+        protocol.connection_lost(None)
+        return b"".join(recorder.writes)
+
+    answered = asyncio.run(run())
+    assert [line for line in answered.split(b"\r\n") if line.startswith(b"/")] == [
+        b"/a 2 b'hello' ",
+        b"/b 1 b'' ",
+        b"/d 2 b'abcde' ",
+        b"/e 3 b'fg' ",
+    ]
+
+
 @contextmanager
 def server_of(answer: Callable[[Scope, Receive, Send], Any], **options: Any) -> Iterator[tuple[uvicorn.Server, str]]:
     """A server that the test stops itself."""
@@ -351,6 +407,18 @@ def test_a_stop_does_not_wait_for_ever() -> None:
         server.should_exit = True
         assert connection.recv(1000) == b""
         assert has_ended.wait(10)
+
+
+def test_an_idle_connection_does_not_outlive_the_loop() -> None:
+    async def run() -> HttpProtocol:
+        config = uvicorn_config(application(say_ok))
+        config.load()
+        protocol = HttpProtocol(config, ServerState(), {})
+        protocol.connection_made(Recorder())
+        await asyncio.sleep(0.01)
+        return protocol
+
+    assert asyncio.run(run()).transport.is_closing()
 
 
 def test_answers_to_pipelined_requests_come_whole_and_in_order(server: Served) -> None:
