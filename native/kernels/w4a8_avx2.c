@@ -7,8 +7,9 @@
  *
  *   then madd with ones: one s32 per output, lanes in the order of the outputs.
  *
- * It is enough that the end result fits 16 bits, which quantize.c checks for the activations and whatever codes. Nearly
- * every group of 128 inputs passes, by far: activations that reach 127 average below 40, with either sign.
+ * 16 bits hold 8 quads whatever they are (8 * 2 * 15 * 127 = 30480 < 2^15), and whole groups of 128 inputs if only
+ * their end results fit, which quantize.c checks for the activations and all possible codes. Nearly every group passes,
+ * by far: activations that reach 127 average below 40, with either sign.
  *
  * What limits this is the number of instructions: two threads of a core share 6 per cycle. 32 make a quad of 6 tokens;
  * 6 x 2 sums, two vectors of codes, one broadcast and one product are all 16 registers. Compilers add copies and spills
@@ -17,7 +18,7 @@
 #include "../kernels.h"
 #include "../lanes.h"
 
-enum { QUADS_PER_ROUND = 4, HALVES = 2, HALF_BYTES = 32 };
+enum { QUADS_IN_16_BITS = 8, QUADS_PER_ROUND = 4, HALVES = 2, HALF_BYTES = 32 };
 
 static const __m256i NIBBLES = {0x0f0f0f0f0f0f0f0f, 0x0f0f0f0f0f0f0f0f, 0x0f0f0f0f0f0f0f0f, 0x0f0f0f0f0f0f0f0f};
 
@@ -102,10 +103,9 @@ GH_INLINE __m256i load_bytes(const uint8_t *p) { return _mm256_loadu_si256((cons
         } else {                                                                                                       \
             SUM_QUADS(n, LOAD_NIBBLES, 32);                                                                            \
         }                                                                                                              \
-        return run;
+        break;
 
-/* Returns what follows. */
-GH_INLINE quad_run sum_quads(__m256i (*sums)[HALVES], quad_run run, size_t num_quads) {
+GH_INLINE void sum_quads(__m256i (*sums)[HALVES], quad_run run, size_t num_quads) {
     size_t rounds = num_quads / QUADS_PER_ROUND;
     switch (run.num_tokens) {
         SUM_QUADS_OF(1)
@@ -154,7 +154,7 @@ GH_INLINE group_scales scales_of(const gh_w4a8_tile *tile, size_t group) {
 /* Pairs of 16-bit sums -> 32-bit sums. */
 GH_INLINE __m256i widen(__m256i sums) { return _mm256_madd_epi16(sums, _mm256_set1_epi16(1)); }
 
-/* The end of a group: result[t] += its 16-bit sums, widened and scaled. */
+/* The end of a group: result[t] += its scaled sums, [num_tokens, 2] of 32 bits. */
 GH_INLINE void finish_group(const group_scales *group, __m256i (*sums)[HALVES], size_t num_tokens,
                             float (*result)[GH_PANEL]) {
     const __m256 zeros[HALVES] = {scaled_zeros(group, 0), scaled_zeros(group, 1)};
@@ -162,10 +162,43 @@ GH_INLINE void finish_group(const group_scales *group, __m256i (*sums)[HALVES], 
     for (size_t t = 0; t < num_tokens; t++) {
 #pragma GCC unroll 2
         for (size_t half = 0; half < HALVES; half++) {
-            apply_scales(group, half, widen(sums[t][half]), zeros[half], t, result[t] + half * GH_LANES);
+            apply_scales(group, half, sums[t][half], zeros[half], t, result[t] + half * GH_LANES);
         }
         KEEP_ORDER();
     }
+}
+
+/* The whole group in 16 bits. */
+GH_INLINE void multiply_small(quad_run run, size_t num_quads, const group_scales *scales, float (*result)[GH_PANEL]) {
+    __m256i sums[GH_TOKENS][HALVES];
+    sum_quads(sums, run, num_quads);
+#pragma GCC unroll 6
+    for (size_t t = 0; t < run.num_tokens; t++) {
+        sums[t][0] = widen(sums[t][0]);
+        sums[t][1] = widen(sums[t][1]);
+    }
+    finish_group(scales, sums, run.num_tokens, result);
+}
+
+/* 8 quads at a time, which fit whatever they are; the sums of the group grow in memory. */
+GH_INLINE void multiply_large(quad_run run, size_t num_quads, const group_scales *scales, float (*result)[GH_PANEL]) {
+    __m256i memory[GH_TOKENS][HALVES];
+    __m256i(*totals)[HALVES] = memory;
+    __asm__ volatile("" : "+r"(totals)); /* the compiler forgets what it points to, and keeps no register for it */
+    for (size_t t = 0; t < run.num_tokens; t++) {
+        totals[t][0] = totals[t][1] = _mm256_setzero_si256();
+    }
+    for (size_t begin = 0; begin < num_quads; begin += QUADS_IN_16_BITS) {
+        __m256i sums[GH_TOKENS][HALVES];
+        size_t left = num_quads - begin;
+        sum_quads(sums, skip_quads(run, begin), left < QUADS_IN_16_BITS ? left : QUADS_IN_16_BITS);
+#pragma GCC unroll 6
+        for (size_t t = 0; t < run.num_tokens; t++) {
+            totals[t][0] = _mm256_add_epi32(totals[t][0], widen(sums[t][0]));
+            totals[t][1] = _mm256_add_epi32(totals[t][1], widen(sums[t][1]));
+        }
+    }
+    finish_group(scales, totals, run.num_tokens, result);
 }
 
 /* sums[h] += the products of one quad with token t. */
@@ -179,19 +212,19 @@ GH_INLINE void add_quad(__m256i *sums, quad_run run, size_t t) {
     sums[1] = _mm256_add_epi32(sums[1], widen(_mm256_maddubs_epi16(_mm256_and_si256(high, NIBBLES), activations)));
 }
 
-/* Any group, one token and one quad at a time. Out of line: the others' sums stay in registers. */
-static __attribute__((noinline)) void multiply_slowly(const gh_w4a8_tile *tile, bool is_unpacked, size_t group,
-                                                      float (*result)[GH_PANEL]) {
-    quad_run start = {tile->codes, tile->activations, tile->num_tokens, is_unpacked};
-    quad_run run = skip_quads(start, group * tile->num_quads);
-    group_scales scales = scales_of(tile, group);
-    for (size_t t = 0; t < tile->num_tokens; t++) {
-        __m256i sums[HALVES] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
-        for (size_t quad = 0; quad < tile->num_quads; quad++) {
-            add_quad(sums, skip_quads(run, quad), t);
-        }
-        for (size_t half = 0; half < HALVES; half++) {
-            apply_scales(&scales, half, sums[half], scaled_zeros(&scales, half), t, result[t] + half * GH_LANES);
+/* Groups of any other size, one token and one quad at a time. */
+static void multiply_odd(const gh_w4a8_tile *tile, bool is_unpacked, float (*result)[GH_PANEL]) {
+    quad_run run = {tile->codes, tile->activations, tile->num_tokens, is_unpacked};
+    for (size_t group = 0; group < tile->num_groups; group++, run = skip_quads(run, tile->num_quads)) {
+        group_scales scales = scales_of(tile, group);
+        for (size_t t = 0; t < tile->num_tokens; t++) {
+            __m256i sums[HALVES] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
+            for (size_t quad = 0; quad < tile->num_quads; quad++) {
+                add_quad(sums, skip_quads(run, quad), t);
+            }
+            for (size_t half = 0; half < HALVES; half++) {
+                apply_scales(&scales, half, sums[half], scaled_zeros(&scales, half), t, result[t] + half * GH_LANES);
+            }
         }
     }
 }
@@ -200,27 +233,32 @@ static __attribute__((noinline)) void multiply_slowly(const gh_w4a8_tile *tile, 
 GH_INLINE void multiply_groups(const gh_w4a8_tile *tile, bool is_unpacked, size_t num_tokens,
                                float (*result)[GH_PANEL]) {
     quad_run run = {tile->codes, tile->activations, num_tokens, is_unpacked};
-    bool is_whole = tile->num_quads % QUADS_PER_ROUND == 0;
     for (size_t group = 0; group < tile->num_groups; group++) {
-        if (!is_whole || !tile->are_small[group]) {
-            multiply_slowly(tile, is_unpacked, group, result);
-            run = skip_quads(run, tile->num_quads);
-            continue;
-        }
-        __m256i sums[GH_TOKENS][HALVES];
-        run = sum_quads(sums, run, tile->num_quads);
         group_scales scales = scales_of(tile, group);
-        finish_group(&scales, sums, num_tokens, result);
+        if (tile->are_small[group]) {
+            multiply_small(run, tile->num_quads, &scales, result);
+        } else {
+            multiply_large(run, tile->num_quads, &scales, result);
+        }
+        run = skip_quads(run, tile->num_quads);
     }
 }
 
 #include "w4a8_dispatch.h"
 
+GH_INLINE void multiply(const gh_w4a8_tile *tile, bool is_unpacked, float (*result)[GH_PANEL]) {
+    if (tile->num_quads % QUADS_PER_ROUND != 0) {
+        multiply_odd(tile, is_unpacked, result);
+        return;
+    }
+    multiply_tokens(tile, is_unpacked, result);
+}
+
 void GH_KERNEL(w4a8)(const gh_w4a8_tile *tile, float (*result)[GH_PANEL]) {
     if (tile->is_unpacked) {
-        multiply_tokens(tile, true, result);
+        multiply(tile, true, result);
     } else {
-        multiply_tokens(tile, false, result);
+        multiply(tile, false, result);
     }
 }
 
