@@ -28,7 +28,8 @@ from guardhouse.model.llama_config import read_config
 
 PIECE_NUMBERS = 2**22  # numbers made and written at a time
 ITEM_BYTES = {"I32": 4, "F16": 2}
-MIDDLE_CODES = 0x88888888 - 2**32  # eight 4-bit eights in an int32: the zero of symmetric weights
+SEVEN_PER_CODE = np.uint32(0x77777777)  # eight 4-bit sevens
+ONE_PER_CODE = np.uint32(0x11111111)
 WEIGHT_SUFFIXES = (".safetensors", ".index.json", ".bin", ".pt", ".pth")
 SHAPES: dict[str, dict[str, int]] = {
     "same": {},
@@ -90,8 +91,9 @@ def stored_dtype(spec: TensorSpec) -> str:
 def random_pieces(spec: TensorSpec, hidden_size: int, generator: np.random.Generator) -> Iterator[bytes]:
     """The tensor's bytes.
 
-    Codes are uniform around a zero of 8, with a standard deviation of 4.6 codes. A scale of 0.25 * in ** -0.5 therefore
-    keeps what goes through a linear near its size: nothing overflows, nothing vanishes.
+    Codes are uniform, with a standard deviation of 4.6; zeros are 7 or 8, so that weights average 0. (With 8 alone they do
+    not, and after a few layers all activations of a row are the same number, as no real model's are.) A scale of
+    0.25 * in ** -0.5 keeps what goes through a linear near its size: nothing overflows, nothing vanishes.
     """
     count = math.prod(spec.shape)
     for start in range(0, count, PIECE_NUMBERS):
@@ -99,7 +101,8 @@ def random_pieces(spec: TensorSpec, hidden_size: int, generator: np.random.Gener
         if spec.name.endswith(".qweight"):
             yield generator.bytes(4 * size)
         elif spec.name.endswith(".qzeros"):
-            yield np.full(size, MIDDLE_CODES, "<i4").tobytes()
+            halves = generator.integers(0, 1 << 32, size, np.uint32) & ONE_PER_CODE
+            yield (halves + SEVEN_PER_CODE).astype("<u4").tobytes()
         elif spec.name.endswith(".scales"):
             yield (generator.uniform(0.75, 1.25, size) * 0.25 * hidden_size**-0.5).astype("<f2").tobytes()
         elif spec.name.endswith("norm.weight"):
