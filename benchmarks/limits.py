@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 PROBE = Path(__file__).with_name("probe.c")
-PRODUCT_ROUNDS = 400_000
+PRODUCT_ROUNDS = 8_000_000  # about 20 ms: longer than a neighbour's short bursts
 OPERATIONS_PER_ROUND = 12 * 32 * 2  # instructions, products in each, and as many additions
 READ_BYTES = 128 << 20
 
