@@ -47,8 +47,7 @@ GH_INLINE int8x16_t broadcast_word(const int8_t *p) {
 GH_INLINE void add_quad(int32x4_t (*sums)[QUARTERS], quad_run run) {
     int8x16_t codes[QUARTERS];
     load_codes(run, codes);
-#pragma GCC unroll 6
-    for (size_t t = 0; t < run.num_tokens; t++) {
+    GH_EACH_TOKEN(t, run.num_tokens) {
         int8x16_t word = broadcast_word(run.activations + t * GH_QUAD);
 #pragma GCC unroll 4
         for (size_t i = 0; i < QUARTERS; i++) {
@@ -77,8 +76,7 @@ GH_INLINE void multiply_groups(const gh_w4a8_tile *tile, bool is_unpacked, size_
     quad_run run = {tile->codes, tile->activations, num_tokens, is_unpacked};
     for (size_t group = 0; group < tile->num_groups; group++) {
         int32x4_t sums[GH_TOKENS][QUARTERS];
-#pragma GCC unroll 6
-        for (size_t t = 0; t < num_tokens; t++) {
+        GH_EACH_TOKEN(t, num_tokens) {
 #pragma GCC unroll 4
             for (size_t i = 0; i < QUARTERS; i++) {
                 sums[t][i] = vdupq_n_s32(0);
@@ -89,8 +87,7 @@ GH_INLINE void multiply_groups(const gh_w4a8_tile *tile, bool is_unpacked, size_
             run.codes += (is_unpacked ? 2 : 1) * GH_QUAD_BYTES;
             run.activations += num_tokens * GH_QUAD;
         }
-#pragma GCC unroll 6
-        for (size_t t = 0; t < num_tokens; t++) {
+        GH_EACH_TOKEN(t, num_tokens) {
 #pragma GCC unroll 4
             for (size_t i = 0; i < QUARTERS; i++) {
                 apply_scales(tile, group, i, sums[t][i], t, result[t] + i * QUARTER);

@@ -54,10 +54,6 @@ GH_INLINE integers load_zeros(const uint8_t *p) { return _mm256_cvtepu8_epi32(_m
 
 enum { WIDTH = GH_PANEL / VECTORS };
 
-/* `num_tokens` is a constant. Both gcc and clang unroll this form; other forms leave sums in memory with one of them.
- */
-#define EACH_TOKEN(t, num_tokens) _Pragma("GCC unroll 6") for (size_t t = 0; t < GH_TOKENS; t++) if (t < (num_tokens))
-
 /* Running sums of one token. */
 typedef struct {
     integers of[CHAINS][VECTORS];
@@ -85,7 +81,7 @@ GH_INLINE quad_run add_quad(token_sums *sums, size_t chain, quad_run run) {
     } else {
         load_nibbles(run.codes, codes);
     }
-    EACH_TOKEN(t, run.num_tokens) {
+    GH_EACH_TOKEN(t, run.num_tokens) {
         integers word = broadcast_word(run.activations + t * GH_QUAD);
 #pragma GCC unroll 2
         for (size_t v = 0; v < VECTORS; v++) {
@@ -98,7 +94,7 @@ GH_INLINE quad_run add_quad(token_sums *sums, size_t chain, quad_run run) {
 }
 
 GH_INLINE quad_run sum_quads(token_sums *sums, quad_run run, size_t num_quads) {
-    EACH_TOKEN(t, run.num_tokens) {
+    GH_EACH_TOKEN(t, run.num_tokens) {
 #pragma GCC unroll 2
         for (size_t i = 0; i < CHAINS * VECTORS; i++) {
             sums[t].of[i / VECTORS][i % VECTORS] = VECTOR(set1_epi32)(0);
@@ -130,7 +126,7 @@ GH_INLINE void finish_group(const gh_w4a8_tile *tile, size_t group, const token_
         size_t first = group * GH_PANEL + v * WIDTH;
         floats scales = VECTOR(loadu_ps)(tile->scales + first);
         floats zeros = VECTOR(mul_ps)(scales, VECTOR(cvtepi32_ps)(load_zeros(tile->zeros + first)));
-        EACH_TOKEN(t, num_tokens) {
+        GH_EACH_TOKEN(t, num_tokens) {
             float *target = result[t] + v * WIDTH;
             floats scaled = VECTOR(mul_ps)(scales, VECTOR(cvtepi32_ps)(total_of(&sums[t], v)));
             floats updated = VECTOR(fmadd_ps)(VECTOR(set1_ps)(activation_scales[t]), scaled, VECTOR(loadu_ps)(target));
