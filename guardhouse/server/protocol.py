@@ -22,12 +22,19 @@ from guardhouse.server.exchange import Exchange
 from guardhouse.server.waking import Gate
 
 MAX_UNREAD = 65536  # bytes of a body that wait for the application before the connection is read no further
-REFUSAL = b"Invalid HTTP request received."
-BAD_REQUEST = (
-    b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: %d\r\n"
-    b"connection: close\r\n\r\n%b"
-) % (len(REFUSAL), REFUSAL)
+MAX_HEAD = 65536  # bytes of a request's head after those that came in one piece with its first
 ASGI = {"version": "3.0", "spec_version": "2.3"}
+
+
+def _refusal(status: bytes, why: bytes) -> bytes:
+    head = (
+        b"HTTP/1.1 %b\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%b"
+    )
+    return head % (status, len(why), why)
+
+
+BAD_REQUEST = _refusal(b"400 Bad Request", b"Invalid HTTP request received.")
+HEAD_TOO_LARGE = _refusal(b"431 Request Header Fields Too Large", b"The request's head is too large.")
 
 
 class HttpProtocol(asyncio.Protocol):
@@ -51,6 +58,7 @@ class HttpProtocol(asyncio.Protocol):
         self._waiting: deque[Exchange] = deque()
         self._parsed: Exchange | None = None  # whose body arrives
         self._current: Exchange | None = None  # which the task is answering
+        self._num_head: int | None = None  # bytes of the head that arrives; None between heads
         self._gate = Gate()  # where the task waits for requests
         self._is_reading = True
         self._is_stopping = False  # no request after those that are here
@@ -70,13 +78,17 @@ class HttpProtocol(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._idle_since = None
+        if self._num_head is not None:
+            self._num_head += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
             pass  # to a protocol that is not spoken here: the request was answered as it stands
         except httptools.HttpParserError:
-            self.transport.write(BAD_REQUEST)
-            self.transport.close()
+            self._refuse(BAD_REQUEST)
+            return
+        if self._num_head is not None and self._num_head > MAX_HEAD:
+            self._refuse(HEAD_TOO_LARGE)
             return
         if self._waiting and self._current is None:
             self._gate.open()
@@ -115,6 +127,7 @@ class HttpProtocol(asyncio.Protocol):
     # httptools calls
 
     def on_message_begin(self) -> None:
+        self._num_head = 0
         self._url = b""
         self._headers: list[tuple[bytes, bytes]] = []
         self._expects_continue = False
@@ -129,6 +142,7 @@ class HttpProtocol(asyncio.Protocol):
         self._headers.append((name, value))
 
     def on_headers_complete(self) -> None:
+        self._num_head = None
         parser = self._parser
         url = httptools.parse_url(self._url)
         path = url.path.decode("ascii")
@@ -181,6 +195,10 @@ class HttpProtocol(asyncio.Protocol):
         if self._is_reading:
             self._is_reading = False
             self.transport.pause_reading()
+
+    def _refuse(self, answer: bytes) -> None:
+        self.transport.write(answer)
+        self.transport.close()
 
     # The connection's task
 

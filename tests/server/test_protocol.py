@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.server import ServerState
 
 from guardhouse.server.exchange import MAX_HELD, Exchange
-from guardhouse.server.protocol import HttpProtocol
+from guardhouse.server.protocol import MAX_HEAD, HttpProtocol
 from guardhouse.server.serve import listen, uvicorn_config
 
 GET = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
@@ -231,6 +231,27 @@ def test_a_slow_reader_holds_the_application_up_and_gets_everything() -> None:
 @pytest.mark.parametrize("request_", [b"nonsense\r\n\r\n", b"GET /\x00 HTTP/1.1\r\n\r\n"])
 def test_what_is_no_request_is_refused(request_: bytes) -> None:
     assert ask(say_ok, request_).startswith(b"HTTP/1.1 400 Bad Request\r\n")
+
+
+@pytest.mark.parametrize("piece", [b"a: b\r\n", b"a"])  # many headers, or one without an end
+def test_a_head_without_end_is_refused(piece: bytes) -> None:
+    with serving(application(say_ok)) as url, connected(url) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\n")
+        with pytest.raises(ConnectionError):  # it is not read to its end
+            connection.sendall(piece * (64 << 20))
+
+
+def test_a_large_head_is_refused_in_words() -> None:
+    with serving(application(say_ok)) as url, connected(url) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\n")
+        time.sleep(0.1)  # so that the rest comes apart from it
+        connection.sendall(b"a: b\r\n" * (MAX_HEAD // 6 + 1))
+        assert connection.recv(65536).startswith(b"HTTP/1.1 431 ")
+
+
+def test_a_head_as_large_as_it_may_be_is_read() -> None:
+    head = GET[:-2] + b"a: b\r\n" * (MAX_HEAD // 6 - 20) + b"connection: close\r\n\r\n"
+    assert ask(say_ok, head).startswith(b"HTTP/1.1 200 ")
 
 
 def test_a_wish_for_another_protocol_is_passed_over() -> None:
