@@ -91,6 +91,22 @@ def test_w4a8_holds_at_the_extremes_of_its_integers() -> None:
         assert_same_bits([emulate_w4a8(x, weight)] + [ops.linear(x, ops.pack_int4(weight)) for ops in VARIANTS])
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("lane", [0, 2], ids=["first pairs", "second pairs"])
+@pytest.mark.parametrize("excess", [-1, 0, 1, 2])
+def test_w4a8_sums_that_just_fit_16_bits_and_those_that_just_do_not(excess: int, lane: int, sign: int) -> None:
+    """The most that a lane of w4a8_avx2.c can hold is 15 * 2184 = 32760; one more activation's worth leaves 16 bits."""
+    codes = np.zeros((7, 128), np.float32)
+    places = np.flatnonzero(np.arange(128) % 4 // 2 == lane // 2)
+    codes[:, places[:17]] = 127
+    codes[:, places[17]] = 2184 - 17 * 127 + excess
+    weight = Int4Weight(np.full((128, 16), 15, np.uint8), np.zeros((1, 16), np.uint8), np.ones((1, 16), np.float32))
+    x = codes * sign
+    results = [ops.linear(x, ops.pack_int4(weight)) for ops in VARIANTS]
+    assert_same_bits([emulate_w4a8(x, weight), *results])
+    np.testing.assert_array_equal(results[0], sign * 15 * (2184 + excess))
+
+
 def test_w4a8_error_on_gaussian_activations_is_below_one_percent() -> None:
     rng = np.random.default_rng(0)
     weight = random_int4(rng, 128, 8, 512)
