@@ -15,28 +15,13 @@
  * 6 x 2 sums, two vectors of codes, one broadcast and one product are all 16 registers. Compilers add copies and spills
  * to that, or unroll it out of the cache of decoded instructions, hence the assembly of the one loop that counts.
  */
-#include "../kernels.h"
-#include "../lanes.h"
+#include "w4a8_quads.h"
 
 enum { QUADS_IN_16_BITS = 8, QUADS_PER_ROUND = 4, HALVES = 2, HALF_BYTES = 32 };
 
 static const __m256i NIBBLES = {0x0f0f0f0f0f0f0f0f, 0x0f0f0f0f0f0f0f0f, 0x0f0f0f0f0f0f0f0f, 0x0f0f0f0f0f0f0f0f};
 
 #define KEEP_ORDER() __asm__ volatile("" : : : "memory")
-
-/* A run of quads, and the form of its codes: a constant wherever it is used. */
-typedef struct {
-    const uint8_t *codes;
-    const int8_t *activations;
-    size_t num_tokens;
-    bool is_unpacked;
-} quad_run;
-
-GH_INLINE quad_run skip_quads(quad_run run, size_t count) {
-    run.codes += count * (run.is_unpacked ? HALVES * HALF_BYTES : HALF_BYTES);
-    run.activations += count * run.num_tokens * GH_QUAD;
-    return run;
-}
 
 GH_INLINE __m256i load_bytes(const uint8_t *p) { return _mm256_loadu_si256((const __m256i *)p); }
 
@@ -205,9 +190,7 @@ GH_INLINE void multiply_large(quad_run run, size_t num_quads, const group_scales
 GH_INLINE void add_quad(__m256i *sums, quad_run run, size_t t) {
     __m256i low = load_bytes(run.codes);
     __m256i high = run.is_unpacked ? load_bytes(run.codes + HALF_BYTES) : _mm256_srli_epi16(low, 4);
-    int32_t word;
-    memcpy(&word, run.activations + t * GH_QUAD, sizeof word);
-    __m256i activations = _mm256_set1_epi32(word);
+    __m256i activations = _mm256_set1_epi32(word_of(run, t));
     sums[0] = _mm256_add_epi32(sums[0], widen(_mm256_maddubs_epi16(_mm256_and_si256(low, NIBBLES), activations)));
     sums[1] = _mm256_add_epi32(sums[1], widen(_mm256_maddubs_epi16(_mm256_and_si256(high, NIBBLES), activations)));
 }

@@ -8,18 +8,9 @@
  *
  * 6 tokens x 4 vectors of sums, four of codes and one broadcast are 29 of 32 registers.
  */
-#include "../kernels.h"
-#include "../lanes.h"
+#include "w4a8_quads.h"
 
 enum { QUARTERS = 4, QUARTER = 4, BYTES = 16 };
-
-/* A run of quads, and the form of its codes: a constant wherever it is used. */
-typedef struct {
-    const uint8_t *codes;
-    const int8_t *activations;
-    size_t num_tokens;
-    bool is_unpacked;
-} quad_run;
 
 GH_INLINE void load_codes(quad_run run, int8x16_t codes[QUARTERS]) {
     if (run.is_unpacked) {
@@ -38,17 +29,11 @@ GH_INLINE void load_codes(quad_run run, int8x16_t codes[QUARTERS]) {
     }
 }
 
-GH_INLINE int8x16_t broadcast_word(const int8_t *p) {
-    int32_t word;
-    memcpy(&word, p, sizeof word);
-    return vreinterpretq_s8_s32(vdupq_n_s32(word));
-}
-
 GH_INLINE void add_quad(int32x4_t (*sums)[QUARTERS], quad_run run) {
     int8x16_t codes[QUARTERS];
     load_codes(run, codes);
     GH_EACH_TOKEN(t, run.num_tokens) {
-        int8x16_t word = broadcast_word(run.activations + t * GH_QUAD);
+        int8x16_t word = vreinterpretq_s8_s32(vdupq_n_s32(word_of(run, t)));
 #pragma GCC unroll 4
         for (size_t i = 0; i < QUARTERS; i++) {
             sums[t][i] = vdotq_s32(sums[t][i], codes[i], word);
@@ -84,8 +69,7 @@ GH_INLINE void multiply_groups(const gh_w4a8_tile *tile, bool is_unpacked, size_
         }
         for (size_t quad = 0; quad < tile->num_quads; quad++) {
             add_quad(sums, run);
-            run.codes += (is_unpacked ? 2 : 1) * GH_QUAD_BYTES;
-            run.activations += num_tokens * GH_QUAD;
+            run = skip_quads(run, 1);
         }
         GH_EACH_TOKEN(t, num_tokens) {
 #pragma GCC unroll 4

@@ -9,8 +9,7 @@
  * The instruction takes 4 or 5 cycles and up to two begin in each, so ten sums keep it busy. 6 tokens have 12: with 256
  * bits one for either half of the outputs, with 512 bits, where one vector holds all 16, one for every other quad.
  */
-#include "../kernels.h"
-#include "../lanes.h"
+#include "w4a8_quads.h"
 
 #include <immintrin.h>
 
@@ -59,20 +58,6 @@ typedef struct {
     integers of[CHAINS][VECTORS];
 } token_sums;
 
-/* A run of quads, and the form of its codes: a constant wherever it is used. */
-typedef struct {
-    const uint8_t *codes;
-    const int8_t *activations;
-    size_t num_tokens;
-    bool is_unpacked;
-} quad_run;
-
-GH_INLINE integers broadcast_word(const int8_t *p) {
-    int32_t word;
-    memcpy(&word, p, sizeof word);
-    return VECTOR(set1_epi32)(word);
-}
-
 /* Adds the products of one quad to a chain; returns what follows. */
 GH_INLINE quad_run add_quad(token_sums *sums, size_t chain, quad_run run) {
     integers codes[VECTORS];
@@ -82,15 +67,13 @@ GH_INLINE quad_run add_quad(token_sums *sums, size_t chain, quad_run run) {
         load_nibbles(run.codes, codes);
     }
     GH_EACH_TOKEN(t, run.num_tokens) {
-        integers word = broadcast_word(run.activations + t * GH_QUAD);
+        integers word = VECTOR(set1_epi32)(word_of(run, t));
 #pragma GCC unroll 2
         for (size_t v = 0; v < VECTORS; v++) {
             sums[t].of[chain][v] = ADD_PRODUCTS(sums[t].of[chain][v], codes[v], word);
         }
     }
-    run.codes += (run.is_unpacked ? 2 : 1) * GH_QUAD_BYTES;
-    run.activations += run.num_tokens * GH_QUAD;
-    return run;
+    return skip_quads(run, 1);
 }
 
 GH_INLINE quad_run sum_quads(token_sums *sums, quad_run run, size_t num_quads) {
