@@ -36,12 +36,14 @@ class FakeOps:
         cache.keys[:, target] = cache.keys[:, source]
         cache.values[:, target] = cache.values[:, source]
 
-    def export_blocks(self, cache: KVCache, blocks: Int32) -> tuple[NDArray[Any], NDArray[Any]]:
-        return cache.keys[:, blocks].copy(), cache.values[:, blocks].copy()
+    def export_blocks(self, cache: KVCache, layer: int, blocks: Int32) -> tuple[NDArray[Any], NDArray[Any]]:
+        return cache.keys[layer, blocks], cache.values[layer, blocks]
 
-    def import_blocks(self, cache: KVCache, blocks: Int32, keys: NDArray[Any], values: NDArray[Any]) -> None:
-        cache.keys[:, blocks] = keys
-        cache.values[:, blocks] = values
+    def import_blocks(
+        self, cache: KVCache, layer: int, blocks: Int32, keys: NDArray[Any], values: NDArray[Any]
+    ) -> None:
+        cache.keys[layer, blocks] = keys
+        cache.values[layer, blocks] = values
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from guardhouse.engine.block_manager import BlockManager
 from guardhouse.engine.job import Job, Pin
-from guardhouse.engine.kv_cache import load_prefix, prefix_key, save_prefix
+from guardhouse.engine.kv_cache import PrefixFile, prefix_key
 from guardhouse.engine.loop import EngineLoop
 from guardhouse.engine.request import Adapter, Request, RequestResult
 from guardhouse.engine.runner import Model, Runner
@@ -107,16 +107,10 @@ class Engine:
         """
         request = Request(token_ids)
         self._validate(request)
-        pin = Pin(wants_export=saved is not None)
+        pin = Pin(None if saved is None else PrefixFile(saved, self._prefix_key(token_ids)))
         job = Job(next(self._ids), request, self._vocab_size, self.config.max_model_len, pin=pin)
-        key = self._prefix_key(job) if saved is not None else ""
-        if saved is not None:
-            shape = self._runner.prefix_shape(self._blocks.blocks_for(len(token_ids)))
-            pin.saved = load_prefix(saved, key, shape)
         self._loop.submit(job)
         job.future.result()
-        if saved is not None and pin.exported is not None:
-            save_prefix(saved, key, pin.exported)
         return len(token_ids)
 
     def stats(self) -> EngineStats:
@@ -158,11 +152,12 @@ class Engine:
             return ROOT_CONTENT
         return self._roots.setdefault(adapter.fingerprint, next(self._root_ids))
 
-    def _prefix_key(self, job: Job) -> str:
+    def _prefix_key(self, token_ids: NDArray[np.int32]) -> str:
         if not self.config.model_fingerprint:
             raise ConfigError("saving pinned prefixes needs model_fingerprint")
         kernels = f"{self._model.ops.name}-{self._model.ops.version}"
-        return prefix_key(self.config.model_fingerprint, kernels, job.sequence.tokens, self.config.block_size)
+        tokens = np.ascontiguousarray(token_ids, dtype=np.int32)
+        return prefix_key(self.config.model_fingerprint, kernels, tokens, self.config.block_size)
 
     def _validate(self, request: Request) -> None:
         token_ids = np.asarray(request.token_ids)

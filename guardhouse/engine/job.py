@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from guardhouse.engine.kv_cache import SavedPrefix
+from guardhouse.engine.kv_cache import PrefixFile
 from guardhouse.engine.request import Drawn, Request, RequestResult, SamplingParams
 from guardhouse.engine.sampler import Sampler, validate_sampling, with_logprobs
 from guardhouse.engine.sequence import ROOT_CONTENT, Sequence
@@ -22,13 +22,11 @@ from guardhouse.errors import ContextOverflow
 Float32 = NDArray[np.float32]
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Pin:
     """What is to be done with the blocks of a prefix that is computed once and kept."""
 
-    saved: SavedPrefix | None = None  # keys and values from disk: nothing need be computed
-    wants_export: bool = False
-    exported: SavedPrefix | None = None  # set before the future resolves, if wanted
+    file: PrefixFile | None = None  # read if it holds the prefix, so that nothing need be computed; else written
 
 
 class Job:

@@ -165,15 +165,12 @@ class EngineLoop:
 
     def _import(self, job: Job) -> bool:
         """Pin a prefix whose keys and values were saved. False: it must be computed after all."""
-        if job.pin is None or job.pin.saved is None:
+        if job.pin is None or job.pin.file is None:
             return False
         blocks, sequence = self._scheduler.blocks, job.sequence
         if blocks.allocate(sequence, use_cache=False) is None:
             return False
-        try:
-            self._runner.import_prefix(sequence.block_table, job.pin.saved)
-        except Exception:
-            logger.warning("a saved prefix could not be used and will be computed again", exc_info=True)
+        if not self._runner.load_prefix(sequence.block_table, job.pin.file):
             blocks.free(sequence)
             return False
         sequence.advance(sequence.num_tokens)
@@ -265,8 +262,8 @@ class EngineLoop:
         self._held.pop(job.id, None)
         try:
             result = job.next_token(rows)
-            if job.pin is not None and job.pin.wants_export:
-                job.pin.exported = self._runner.export_prefix(job.sequence.block_table)
+            if job.pin is not None and job.pin.file is not None:
+                self._runner.save_prefix(job.sequence.block_table, job.pin.file)
         except Exception as error:  # from the request's own callbacks: it fails alone
             self._drop(job, error)
             return

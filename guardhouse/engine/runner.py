@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from guardhouse.engine.kv_cache import SavedPrefix
+from guardhouse.engine.kv_cache import Layer, PrefixFile
 from guardhouse.engine.scheduler import Chunk, StepPlan
 from guardhouse.engine.sequence import IntArray
 from guardhouse.ops.table import Batch, Int32, KVCache
@@ -37,9 +37,11 @@ class CacheOps(Protocol):
 
     def copy_block(self, cache: KVCache, source: int, target: int) -> None: ...
 
-    def export_blocks(self, cache: KVCache, blocks: Int32) -> tuple[NDArray[Any], NDArray[Any]]: ...
+    def export_blocks(self, cache: KVCache, layer: int, blocks: Int32) -> tuple[NDArray[Any], NDArray[Any]]: ...
 
-    def import_blocks(self, cache: KVCache, blocks: Int32, keys: NDArray[Any], values: NDArray[Any]) -> None: ...
+    def import_blocks(
+        self, cache: KVCache, layer: int, blocks: Int32, keys: NDArray[Any], values: NDArray[Any]
+    ) -> None: ...
 
 
 class Model(Protocol):
@@ -76,15 +78,20 @@ class Runner:
         adapters = [chunk.sequence.adapter for chunk in plan.chunks]
         return self._model.forward(token_ids, batch, self._cache, rows, adapters)
 
-    def prefix_shape(self, num_blocks: int) -> tuple[int, ...]:
-        num_layers, _, *rest = self._cache.keys.shape
-        return (num_layers, num_blocks, *rest)
+    def save_prefix(self, block_table: IntArray, file: PrefixFile) -> None:
+        """Write the blocks' keys and values, one layer at a time."""
+        ops, cache, blocks = self._model.ops, self._cache, np.array(block_table)
+        file.save(ops.export_blocks(cache, layer, blocks) for layer in range(len(cache.keys)))
 
-    def export_prefix(self, block_table: IntArray) -> SavedPrefix:
-        return SavedPrefix(*self._model.ops.export_blocks(self._cache, np.array(block_table)))
+    def load_prefix(self, block_table: IntArray, file: PrefixFile) -> bool:
+        """Fill the blocks from a file, one layer at a time. False if it does not hold them: they mean nothing then."""
+        ops, cache, blocks = self._model.ops, self._cache, np.array(block_table)
 
-    def import_prefix(self, block_table: IntArray, prefix: SavedPrefix) -> None:
-        self._model.ops.import_blocks(self._cache, np.array(block_table), prefix.keys, prefix.values)
+        def put(layer: int, saved: Layer) -> None:
+            ops.import_blocks(cache, layer, blocks, *saved)
+
+        num_layers, _, *rest = cache.keys.shape
+        return file.load((num_layers, len(blocks), *rest), put)
 
 
 def build_batch(chunks: list[Chunk], block_size: int) -> tuple[Int32, Batch, Int32]:

@@ -112,11 +112,13 @@ class CpuOps:
     def copy_block(self, cache: KVCache, source: int, target: int) -> None:
         kv_blocks.copy_block(cache, source, target)
 
-    def export_blocks(self, cache: KVCache, blocks: Int32) -> tuple[NDArray[Any], NDArray[Any]]:
-        return kv_blocks.export_blocks(cache, blocks)
+    def export_blocks(self, cache: KVCache, layer: int, blocks: Int32) -> tuple[NDArray[Any], NDArray[Any]]:
+        return kv_blocks.export_blocks(cache, layer, blocks)
 
-    def import_blocks(self, cache: KVCache, blocks: Int32, keys: NDArray[Any], values: NDArray[Any]) -> None:
-        kv_blocks.import_blocks(cache, blocks, keys, values)
+    def import_blocks(
+        self, cache: KVCache, layer: int, blocks: Int32, keys: NDArray[Any], values: NDArray[Any]
+    ) -> None:
+        kv_blocks.import_blocks(cache, layer, blocks, keys, values)
 
     def run_step(self, step: Step, compute: Callable[[Step], Float32 | None], key: Hashable | None) -> Float32 | None:  # noqa: ARG002  # nothing is recorded
         return compute(step)

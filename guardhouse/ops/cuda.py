@@ -123,13 +123,15 @@ class CudaOps:
         for array in (cache.keys, cache.values):
             array[:, target] = array[:, source]
 
-    def export_blocks(self, cache: KVCache, blocks: Int32) -> tuple[NDArray[Any], NDArray[Any]]:
+    def export_blocks(self, cache: KVCache, layer: int, blocks: Int32) -> tuple[NDArray[Any], NDArray[Any]]:
         index = self._upload(blocks.astype(np.int64))
-        return cache.keys[:, index].cpu().numpy(), cache.values[:, index].cpu().numpy()
+        return cache.keys[layer, index].cpu().numpy(), cache.values[layer, index].cpu().numpy()
 
-    def import_blocks(self, cache: KVCache, blocks: Int32, keys: NDArray[Any], values: NDArray[Any]) -> None:
+    def import_blocks(
+        self, cache: KVCache, layer: int, blocks: Int32, keys: NDArray[Any], values: NDArray[Any]
+    ) -> None:
         index = self._upload(blocks.astype(np.int64))
-        cache.keys[:, index], cache.values[:, index] = self._upload(keys), self._upload(values)
+        cache.keys[layer, index], cache.values[layer, index] = self._upload(keys), self._upload(values)
 
     def run_step(self, step: Step, compute: Callable[[Step], Tensor | None], key: Hashable | None) -> Tensor | None:
         """As a CUDA graph, once steps of this key, cache and shape came before. Waits only if there is no result."""

@@ -24,14 +24,14 @@ def copy_block(cache: KVCache, source: int, target: int) -> None:
         array[:, target] = array[:, source]
 
 
-def export_blocks(cache: KVCache, blocks: Int32) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Copies, [layers, len(blocks), kv_heads, block_size, head_dim] each."""
-    return cache.keys[:, blocks], cache.values[:, blocks]
+def export_blocks(cache: KVCache, layer: int, blocks: Int32) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Copies, [len(blocks), kv_heads, block_size, head_dim] each."""
+    return cache.keys[layer, blocks], cache.values[layer, blocks]
 
 
-def import_blocks(cache: KVCache, blocks: Int32, keys: NDArray[Any], values: NDArray[Any]) -> None:
+def import_blocks(cache: KVCache, layer: int, blocks: Int32, keys: NDArray[Any], values: NDArray[Any]) -> None:
     """The inverse of export_blocks."""
-    expected = (cache.keys.shape[0], len(blocks), *cache.keys.shape[2:])
+    expected = (len(blocks), *cache.keys.shape[2:])
     assert keys.shape == values.shape == expected, f"blocks of shape {keys.shape}, expected {expected}"
-    cache.keys[:, blocks] = keys
-    cache.values[:, blocks] = values
+    cache.keys[layer, blocks] = keys
+    cache.values[layer, blocks] = values

@@ -172,10 +172,12 @@ class Ops(Protocol):
     def copy_block(self, cache: KVCache, source: int, target: int) -> None:
         """Copy one block's keys and values in every layer."""
 
-    def export_blocks(self, cache: KVCache, blocks: Int32) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Host copies of the blocks' keys and values, [layers, len(blocks), kv_heads, block_size, head_dim] each."""
+    def export_blocks(self, cache: KVCache, layer: int, blocks: Int32) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Host copies of a layer's keys and values in these blocks, [len(blocks), kv_heads, block_size, head_dim] each."""
 
-    def import_blocks(self, cache: KVCache, blocks: Int32, keys: NDArray[Any], values: NDArray[Any]) -> None:
+    def import_blocks(
+        self, cache: KVCache, layer: int, blocks: Int32, keys: NDArray[Any], values: NDArray[Any]
+    ) -> None:
         """The inverse of export_blocks."""
 
     def run_step(self, step: Step, compute: Callable[[Step], Array | None], key: Hashable | None) -> Array | None:

@@ -1,5 +1,7 @@
 """A pinned prefix is computed once, kept for good, saved on disk, and never trusted from a damaged file."""
 
+import math
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from guardhouse.engine.engine import Engine, EngineConfig
-from guardhouse.engine.kv_cache import SavedPrefix, load_prefix, save_prefix
+from guardhouse.engine.kv_cache import Layer, PrefixFile
 from guardhouse.engine.request import Request
 from guardhouse.errors import ConfigError, ContextOverflow, InputError
 
@@ -103,7 +105,7 @@ def pickle_it(path: Path) -> None:
 
 def drop_an_array(path: Path) -> None:
     with np.load(path) as arrays:
-        np.savez(path, key=arrays["key"], keys=arrays["keys"])
+        np.savez(path, **{name: arrays[name] for name in arrays.files if name != "values.0"})
 
 
 @pytest.mark.parametrize("damage", [truncate, flip_a_bit, empty, pickle_it, drop_an_array])
@@ -159,24 +161,59 @@ def test_file_that_cannot_be_written_is_no_failure(tmp_path: Path, caplog: pytes
 def test_no_flipped_bit_changes_what_is_loaded(
     place: float, bit: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    path = tmp_path_factory.mktemp("flip", numbered=True) / "prefix.npz"
-    keys = np.arange(12, dtype=np.float16).reshape(1, 3, 1, 4, 1)
-    save_prefix(path, "key", SavedPrefix(keys, keys + 1))
-    data = bytearray(path.read_bytes())
+    file = PrefixFile(tmp_path_factory.mktemp("flip", numbered=True) / "prefix.npz", "key")
+    layers = layers_of(2, (3, 1, 4, 1))
+    file.save(layers)
+    data = bytearray(file.path.read_bytes())
     data[int(place * len(data))] ^= 1 << bit
-    path.write_bytes(data)
-    loaded = load_prefix(path, "key", keys.shape)
-    if loaded is not None:  # a time stamp, say
-        np.testing.assert_array_equal(loaded.keys, keys)
-        np.testing.assert_array_equal(loaded.values, keys + 1)
+    file.path.write_bytes(data)
+    loaded: list[Layer] = []
+    if file.load((2, 3, 1, 4, 1), lambda _, layer: loaded.append(layer)):  # a time stamp, say
+        np.testing.assert_array_equal(loaded, layers)
 
 
 def test_arrays_of_another_shape_or_kind_are_not_loaded(tmp_path: Path) -> None:
-    path = tmp_path / "prefix.npz"
-    good = np.zeros((1, 3, 1, 4, 1), np.float16)
-    save_prefix(path, "key", SavedPrefix(good, good))
-    assert load_prefix(path, "key", good.shape) is not None
-    assert load_prefix(path, "other key", good.shape) is None
-    assert load_prefix(path, "key", (1, 2, 1, 4, 1)) is None
-    save_prefix(path, "key", SavedPrefix(good, good.astype(np.int8)))
-    assert load_prefix(path, "key", good.shape) is None
+    file, shape = PrefixFile(tmp_path / "prefix.npz", "key"), (3, 1, 4, 1)
+    file.save(layers_of(2, shape))
+    assert file.load((2, *shape), ignore)
+    assert not replace(file, key="other key").load((2, *shape), ignore)
+    assert not file.load((2, 2, 1, 4, 1), ignore)
+    assert not file.load((3, *shape), ignore)
+    file.save([(keys, values.astype(np.int8)) for keys, values in layers_of(2, shape)])
+    assert not file.load((2, *shape), ignore)
+
+
+def test_whatever_taking_a_layer_raises_means_that_nothing_was_loaded(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = PrefixFile(tmp_path / "prefix.npz", "key")
+    file.save(layers_of(2, (3, 1, 4, 1)))
+
+    def fail(_: int, __: Layer) -> None:
+        raise RuntimeError("the device is unwell")
+
+    assert not file.load((2, 3, 1, 4, 1), fail)
+    assert "the device is unwell" in caplog.text
+
+
+def test_prefix_is_written_and_read_one_layer_at_a_time(tmp_path: Path) -> None:
+    num_layers, shape = 64, (64, 1, 128, 8)  # 256 KiB of a layer, 16 MiB of all
+    layer_bytes = 2 * 2 * math.prod(shape)
+    file = PrefixFile(tmp_path / "prefix.npz", "key")
+    tracemalloc.start()
+    try:
+        file.save((np.full(shape, index, np.float16), np.zeros(shape, np.float16)) for index in range(num_layers))
+        assert file.load((num_layers, *shape), ignore)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert layer_bytes < peak < 8 * layer_bytes
+
+
+def layers_of(count: int, shape: tuple[int, ...]) -> list[Layer]:
+    numbers = np.arange(2 * count * math.prod(shape), dtype=np.float16).reshape(count, 2, *shape)
+    return [(keys, values) for keys, values in numbers]
+
+
+def ignore(_: int, __: Layer) -> None:
+    pass

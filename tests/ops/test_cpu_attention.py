@@ -188,8 +188,10 @@ def test_blocks_survive_export_import_and_copy() -> None:
     assert cache.keys.dtype == np.float16
     shape = (3, 2, 2, 2, 4)
     keys = np.random.default_rng(3).standard_normal(shape).astype(np.float16)
-    ops.import_blocks(cache, np.array([4, 1], np.int32), keys, -keys)
+    for layer in range(3):
+        ops.import_blocks(cache, layer, np.array([4, 1], np.int32), keys[layer], -keys[layer])
     ops.copy_block(cache, 4, 0)
-    exported_keys, exported_values = ops.export_blocks(cache, np.array([0, 1], np.int32))
-    np.testing.assert_array_equal(exported_keys, keys)
-    np.testing.assert_array_equal(exported_values, -keys)
+    for layer in range(3):
+        exported_keys, exported_values = ops.export_blocks(cache, layer, np.array([0, 1], np.int32))
+        np.testing.assert_array_equal(exported_keys, keys[layer])
+        np.testing.assert_array_equal(exported_values, -keys[layer])

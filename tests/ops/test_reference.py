@@ -111,8 +111,10 @@ def test_exported_blocks_come_back_and_copies_reach_every_layer() -> None:
     shape = (3, 2, 2, 2, 4)
     keys, values = rng.standard_normal(shape, np.float32), rng.standard_normal(shape, np.float32)
     blocks = np.array([4, 1], np.int32)
-    OPS.import_blocks(cache, blocks, keys, values)
+    for layer in range(3):
+        OPS.import_blocks(cache, layer, blocks, keys[layer], values[layer])
     OPS.copy_block(cache, 4, 0)
-    exported_keys, exported_values = OPS.export_blocks(cache, np.array([0, 1], np.int32))
-    np.testing.assert_array_equal(exported_keys, keys)
-    np.testing.assert_array_equal(exported_values, values)
+    for layer in range(3):
+        exported_keys, exported_values = OPS.export_blocks(cache, layer, np.array([0, 1], np.int32))
+        np.testing.assert_array_equal(exported_keys, keys[layer])
+        np.testing.assert_array_equal(exported_values, values[layer])
