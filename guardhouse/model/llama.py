@@ -103,15 +103,17 @@ class Llama:
         """A step's operations. Their order and sizes depend on the step's shape alone, unless there are adapters."""
         x = self.embed(step.token_ids)  # [T, hidden]
         for index in range(self.config.num_layers - 1):
-            qkv = self._store_keys(x, index, step.cache, step.batch, spans)  # [T, (heads + 2 * kv_heads) * head_dim]
-            self._project(x, self.ops.attention(qkv, self.layout, step.cache, index, step.batch), index, spans)
+            self._add_attention_(x, index, step.cache, step.batch, spans)
+            self._add_mlp_(x, index, spans)
         last = self.config.num_layers - 1
         qkv = self._store_keys(x, last, step.cache, step.batch, spans)
         if step.asked is None:
             return None
         if step.asked is not step.batch:
             x, qkv = x[step.rows], qkv[step.rows]  # [R, ..]
-        self._project(x, self.ops.attention(qkv, self.layout, step.cache, last, step.asked), last, asked_spans)
+        attended = self.ops.attention(qkv, self.layout, step.cache, last, step.asked)
+        self._add_linear_(x, attended, last, "output", asked_spans)
+        self._add_mlp_(x, last, asked_spans)
         return self.ops.norm_linear(x, self._weights.final_norm, self.config.rms_norm_eps, self._weights.head)
 
     def embed(self, token_ids: Array) -> Array:
@@ -120,24 +122,30 @@ class Llama:
 
     def run_layer(self, x: Array, index: int, cache: KVCache, batch: Batch) -> None:
         """One decoder layer over hidden states [T, hidden], in place; keys and values go to the cache's layer `index`."""
-        qkv = self._store_keys(x, index, cache, batch, ())
-        self._project(x, self.ops.attention(qkv, self.layout, cache, index, batch), index, ())
+        self._add_attention_(x, index, cache, batch, ())
+        self._add_mlp_(x, index, ())
 
     def with_layers(self, layers: Sequence[Layer]) -> "Llama":
         """The same model with other layers, everything else shared."""
         return Llama(self.config, self.ops, replace(self._weights, layers=layers), self.max_positions)
 
+    def _add_attention_(self, x: Array, index: int, cache: KVCache, batch: Batch, spans: Sequence[Span]) -> None:
+        """x += output(attention(norm(x))). What it makes on the way is free again before the MLP makes its own."""
+        qkv = self._store_keys(x, index, cache, batch, spans)
+        attended = self.ops.attention(qkv, self.layout, cache, index, batch)  # [T, heads * head_dim]
+        self._add_linear_(x, attended, index, "output", spans)
+
     def _store_keys(self, x: Array, index: int, cache: KVCache, batch: Batch, spans: Sequence[Span]) -> Array:
-        """Rotated queries, keys and values of every token; the latter two go to the cache."""
+        """Rotated queries, keys and values of every token, [T, (heads + 2 * kv_heads) * head_dim]; the latter two go to
+        the cache."""
         layer = self._weights.layers[index]
         qkv = self._norm_linear(x, layer.attention_norm, index, "qkv", spans)
         self.ops.rope_and_store(qkv, self._weights.rope, self.layout, cache, index, batch)
         return qkv
 
-    def _project(self, x: Array, attended: Array, index: int, spans: Sequence[Span]) -> None:
-        """The rest of a layer, row by row: x += output(attended); x += mlp(norm(x))."""
+    def _add_mlp_(self, x: Array, index: int, spans: Sequence[Span]) -> None:
+        """x += mlp(norm(x)), row by row."""
         layer = self._weights.layers[index]
-        self._add_linear_(x, attended, index, "output", spans)  # attended: [T, heads * head_dim]
         gate_up = self._norm_linear(x, layer.mlp_norm, index, "gate_up", spans)
         if spans:
             self._add_linear_(x, self.ops.silu_mul(gate_up), index, "down", spans)
