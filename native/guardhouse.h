@@ -14,7 +14,7 @@
 #define GH_API __attribute__((visibility("default")))
 
 /* Raise it whenever a packed layout or a result bit changes: it is part of every disk-cache key. */
-enum { GH_KERNEL_VERSION = 2 };
+enum { GH_KERNEL_VERSION = 3 };
 
 enum gh_status { GH_OK = 0, GH_OUT_OF_MEMORY = 1, GH_INDEX_OUT_OF_RANGE = 2 };
 enum gh_isa { GH_ISA_PORTABLE = 0, GH_ISA_AVX2 = 1, GH_ISA_NEON = 2, GH_ISA_AVXVNNI = 3, GH_ISA_AVX512 = 4 };
@@ -29,8 +29,9 @@ typedef struct {
     int64_t group_size;    /* divides in_features; at most 128 */
     const uint8_t *panels; /* [panels, groups, quads, 32] */
     const uint8_t *zeros;  /* [panels, groups, 16] */
-    const float *scales;   /* [panels, groups, 16]; 0 where an output is padding */
+    const void *scales;    /* [panels, groups, 16], float16 or float32; 0 where an output is padding */
     const float *bias;     /* [out_features] or NULL */
+    int32_t has_half_scales;
 } gh_int4_weight;
 
 /* A weight as checkpoints store it. */

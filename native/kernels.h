@@ -50,7 +50,8 @@ enum {
 typedef struct {
     const uint8_t *codes; /* [groups, quads, 32], or [groups, quads, 64] unpacked */
     const uint8_t *zeros; /* [groups, 16] */
-    const float *scales;  /* [groups, 16] */
+    const void *scales;   /* [groups, 16], float16 or float32 */
+    bool has_half_scales;
     bool is_unpacked;
     size_t num_groups;
     size_t num_quads; /* per group */

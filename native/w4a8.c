@@ -47,10 +47,12 @@ static gh_w4a8_tile tile_of(const product *p, size_t panel, size_t begin, size_t
     const gh_activations *a = &p->activations;
     size_t first_group = panel * a->num_groups + begin;
     size_t first = gh_tile_offset(a, begin, end, block);
+    size_t scale_bytes = p->weight->has_half_scales ? sizeof(uint16_t) : sizeof(float);
     return (gh_w4a8_tile){
         .codes = p->weight->panels + first_group * a->num_quads * GH_QUAD_BYTES,
         .zeros = p->weight->zeros + first_group * GH_PANEL,
-        .scales = p->weight->scales + first_group * GH_PANEL,
+        .scales = (const char *)p->weight->scales + first_group * GH_PANEL * scale_bytes,
+        .has_half_scales = p->weight->has_half_scales,
         .num_groups = end - begin,
         .num_quads = a->num_quads,
         .num_tokens = a->first_tokens[block + 1] - a->first_tokens[block],

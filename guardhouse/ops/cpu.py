@@ -78,7 +78,7 @@ class CpuOps:
         arrays: dict[str, NDArray[Any]] = {
             "panels": np.empty(panels.panel_shape(num_inputs, num_outputs, group_size), np.uint8),
             "zeros": panels.split_groups(weight.zeros.astype(np.uint8), repeats),
-            "scales": panels.split_groups(weight.scales.astype(np.float32), repeats),
+            "scales": panels.split_groups(panels.halved_if_exact(weight.scales), repeats),
         }
         arrays |= _bias_array(weight.bias)
         fields = native.Int4WeightStruct(num_inputs, num_outputs, group_size)

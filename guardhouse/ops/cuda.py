@@ -22,7 +22,7 @@ from guardhouse.errors import BackendError
 from guardhouse.ops.gpu import activations, attention, dense, rows, w4a8
 from guardhouse.ops.gpu.memory import DeviceMemory, ReadMemory, read_cuda_memory
 from guardhouse.ops.gpu.steps import CudaGraphRecorder, Inputs, Recorder, Steps, step_arrays
-from guardhouse.ops.panels import activation_group_size
+from guardhouse.ops.panels import activation_group_size, halved_if_exact
 from guardhouse.ops.table import (
     Batch,
     DenseWeight,
@@ -76,7 +76,7 @@ class CudaOps:
         arrays = {
             "codes": w4a8.pack_codes(weight.codes, group_size),
             "zeros": w4a8.pad_outputs(np.repeat(weight.zeros.astype(np.uint8), repeats, axis=0)),
-            "scales": w4a8.pad_outputs(np.repeat(_halved_if_exact(weight.scales), repeats, axis=0)),
+            "scales": w4a8.pad_outputs(np.repeat(halved_if_exact(weight.scales), repeats, axis=0)),
         } | _bias_array(weight.bias)
         return PackedLinear("int4", num_inputs, num_outputs, group_size, arrays)
 
@@ -244,12 +244,6 @@ def describe_device() -> str:
 def _multiply(x: activations.Quantized, weight: PackedLinear, onto: Tensor | None = None) -> Tensor:
     plan = w4a8.plan_product(x.num_tokens, len(x.scales), weight.out_features)
     return w4a8.multiply(x, weight.arrays, weight.out_features, plan, onto)
-
-
-def _halved_if_exact(scales: NDArray[np.float32]) -> NDArray[Any]:
-    """AWQ's scales are float16 in the file: half the bytes to read."""
-    halves = scales.astype(np.float16)
-    return halves if (halves.astype(np.float32) == scales).all() else scales
 
 
 def _dequantize(weight: Int4Weight) -> NDArray[np.float32]:

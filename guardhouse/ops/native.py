@@ -10,7 +10,7 @@ from pathlib import Path
 
 from guardhouse.errors import BackendError
 
-KERNEL_VERSION = 2  # GH_KERNEL_VERSION of the header that the structures below were written for
+KERNEL_VERSION = 3  # GH_KERNEL_VERSION of the header that the structures below were written for
 OUT_OF_MEMORY = 1
 INDEX_OUT_OF_RANGE = 2
 ISAS = {"avx512": 4, "avxvnni": 3, "avx2": 1, "neon": 2, "portable": 0}  # enum gh_isa; the fastest first
@@ -27,6 +27,7 @@ class Int4WeightStruct(ctypes.Structure):
         ("zeros", c_void_p),
         ("scales", c_void_p),
         ("bias", c_void_p),
+        ("has_half_scales", c_int32),
     ]
 
 

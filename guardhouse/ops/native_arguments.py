@@ -41,19 +41,21 @@ def int4_weight(weight: PackedLinear) -> native.Int4WeightStruct:
     if not (1 <= group_size <= panels.MAX_GROUP and num_inputs % group_size == 0):
         raise BackendError(f"packed weight has groups of {group_size} for {num_inputs} inputs")
     scale_shape = (panels.num_panels(num_outputs), num_inputs // group_size, panels.PANEL)
+    scale_dtype = _float_dtype(weight, "scales")
     return native.Int4WeightStruct(
         num_inputs,
         num_outputs,
         group_size,
         _stored(weight, "panels", U8, panels.panel_shape(num_inputs, num_outputs, group_size)),
         _stored(weight, "zeros", U8, scale_shape),
-        _stored(weight, "scales", F32, scale_shape),
+        _stored(weight, "scales", scale_dtype, scale_shape),
         _bias(weight),
+        int(scale_dtype == F16),
     )
 
 
 def dense_weight(weight: PackedLinear) -> native.DenseWeightStruct:
-    dtype = F16 if weight.arrays["weight"].dtype == F16 else F32
+    dtype = _float_dtype(weight, "weight")
     address = _stored(weight, "weight", dtype, (weight.out_features, weight.in_features))
     return native.DenseWeightStruct(weight.in_features, weight.out_features, address, _bias(weight), int(dtype == F16))
 
@@ -106,6 +108,10 @@ def _stored(weight: PackedLinear, name: str, dtype: np.dtype[Any], shape: tuple[
     if array is None or array.dtype != dtype or array.shape != shape or not array.flags.c_contiguous:
         raise BackendError(f"packed weight: {name} is missing or not {dtype} {shape}; delete the weight cache")
     return address_of(array)
+
+
+def _float_dtype(weight: PackedLinear, name: str) -> np.dtype[Any]:
+    return F16 if name in weight.arrays and weight.arrays[name].dtype == F16 else F32
 
 
 def _bias(weight: PackedLinear) -> int | None:

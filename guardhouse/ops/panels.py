@@ -1,4 +1,4 @@
-"""The shape of int4 weights packed for the C kernels: panels of 16 outputs (native/pack.c draws their bytes).
+"""The shape of packed int4 weights, for the C kernels in panels of 16 outputs (native/pack.c draws their bytes).
 
 Knows: how outputs, groups and quads of inputs are counted and padded.
 Never knows: the kernels, addresses.
@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from guardhouse.ops.table import Float32
 
 PANEL = 16  # outputs that a panel holds
 QUAD = 4  # input rows that one 32-bit word of activations holds
@@ -30,6 +32,13 @@ def num_panels(num_outputs: int) -> int:
 def panel_shape(num_inputs: int, num_outputs: int, group_size: int) -> tuple[int, int, int, int]:
     """[panels, groups, quads, bytes]; a byte holds two codes."""
     return num_panels(num_outputs), num_inputs // group_size, -(-group_size // QUAD), PANEL * QUAD // 2
+
+
+def halved_if_exact(scales: Float32) -> NDArray[Any]:
+    """AWQ's scales are float16 in the file: half the memory, half the bytes to read. Others stay float32."""
+    with np.errstate(over="ignore"):
+        halves = scales.astype(np.float16)
+    return halves if (halves.astype(np.float32) == scales).all() else scales.astype(np.float32)
 
 
 def split_groups(values: NDArray[Any], repeats: int) -> NDArray[Any]:

@@ -106,7 +106,7 @@ GH_INLINE void sum_quads(__m256i (*sums)[HALVES], quad_run run, size_t num_quads
 
 /* What one group's sums are multiplied with. */
 typedef struct {
-    const float *scales;             /* [16] */
+    __m256 scales[HALVES];
     const uint8_t *zeros;            /* [16] */
     const float *activation_scales;  /* [num_tokens] */
     const float *activation_offsets; /* [num_tokens] */
@@ -114,22 +114,27 @@ typedef struct {
 
 GH_INLINE __m256 scaled_zeros(const group_scales *group, size_t half) {
     __m256i zeros = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(group->zeros + half * GH_LANES)));
-    return _mm256_mul_ps(_mm256_loadu_ps(group->scales + half * GH_LANES), _mm256_cvtepi32_ps(zeros));
+    return _mm256_mul_ps(group->scales[half], _mm256_cvtepi32_ps(zeros));
 }
 
 /* target [8] += activation_scale * (scale * total) + activation_offset * (scale * zero) */
 GH_INLINE void apply_scales(const group_scales *group, size_t half, __m256i total, __m256 zeros, size_t token,
                             float *target) {
-    __m256 scaled = _mm256_mul_ps(_mm256_loadu_ps(group->scales + half * GH_LANES), _mm256_cvtepi32_ps(total));
+    __m256 scaled = _mm256_mul_ps(group->scales[half], _mm256_cvtepi32_ps(total));
     __m256 updated =
         _mm256_fmadd_ps(_mm256_broadcast_ss(group->activation_scales + token), scaled, _mm256_loadu_ps(target));
     updated = _mm256_fmadd_ps(_mm256_broadcast_ss(group->activation_offsets + token), zeros, updated);
     _mm256_storeu_ps(target, updated);
 }
 
+GH_INLINE __m256 load_scales(const gh_w4a8_tile *tile, size_t first) {
+    return tile->has_half_scales ? lanes_load_half((const uint16_t *)tile->scales + first)
+                                 : lanes_load((const float *)tile->scales + first);
+}
+
 GH_INLINE group_scales scales_of(const gh_w4a8_tile *tile, size_t group) {
     return (group_scales){
-        .scales = tile->scales + group * GH_PANEL,
+        .scales = {load_scales(tile, group * GH_PANEL), load_scales(tile, group * GH_PANEL + GH_LANES)},
         .zeros = tile->zeros + group * GH_PANEL,
         .activation_scales = tile->activation_scales + group * tile->num_tokens,
         .activation_offsets = tile->activation_offsets + group * tile->num_tokens,

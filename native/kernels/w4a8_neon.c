@@ -41,12 +41,17 @@ GH_INLINE void add_quad(int32x4_t (*sums)[QUARTERS], quad_run run) {
     }
 }
 
+GH_INLINE float32x4_t load_scales(const gh_w4a8_tile *tile, size_t first) {
+    return tile->has_half_scales ? vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16((const uint16_t *)tile->scales + first)))
+                                 : vld1q_f32((const float *)tile->scales + first);
+}
+
 /* target [4] += activation_scale * (scale * total) + activation_offset * (scale * zero) */
 GH_INLINE void apply_scales(const gh_w4a8_tile *tile, size_t group, size_t quarter, int32x4_t total, size_t token,
                             float *target) {
     size_t first = group * GH_PANEL + quarter * QUARTER;
     size_t index = group * tile->num_tokens + token;
-    float32x4_t scales = vld1q_f32(tile->scales + first);
+    float32x4_t scales = load_scales(tile, first);
     const uint8_t *bytes = tile->zeros + first;
     const float zeros[QUARTER] = {bytes[0], bytes[1], bytes[2], bytes[3]};
     float32x4_t scaled = vmulq_f32(scales, vcvtq_f32_s32(total));

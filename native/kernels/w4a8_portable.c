@@ -11,6 +11,7 @@
  *   result = fma(activation_scale, scale * (float)sum, result)                 quantize.c defines scale and offset
  *   result = fma(activation_offset, scale * (float)zero, result)               of a token's activations
  */
+#include "../half.h"
 #include "../kernels.h"
 
 #include <math.h>
@@ -44,10 +45,19 @@ static void sum_group(const gh_w4a8_tile *tile, size_t group, size_t token, int3
     }
 }
 
+static void load_scales(const gh_w4a8_tile *tile, size_t group, float scales[GH_PANEL]) {
+    for (size_t i = 0; i < GH_PANEL; i++) {
+        size_t index = group * GH_PANEL + i;
+        scales[i] = tile->has_half_scales ? gh_half_to_float(((const uint16_t *)tile->scales)[index])
+                                          : ((const float *)tile->scales)[index];
+    }
+}
+
 void GH_KERNEL(w4a8)(const gh_w4a8_tile *tile, float (*result)[GH_PANEL]) {
     for (size_t group = 0; group < tile->num_groups; group++) {
         const uint8_t *zeros = tile->zeros + group * GH_PANEL;
-        const float *scales = tile->scales + group * GH_PANEL;
+        float scales[GH_PANEL];
+        load_scales(tile, group, scales);
         for (size_t token = 0; token < tile->num_tokens; token++) {
             int32_t sums[GH_PANEL];
             sum_group(tile, group, token, sums);

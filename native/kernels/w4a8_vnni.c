@@ -29,6 +29,8 @@ GH_INLINE void load_nibbles(const uint8_t *p, integers codes[VECTORS]) {
 }
 
 GH_INLINE integers load_zeros(const uint8_t *p) { return _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p)); }
+
+GH_INLINE floats load_halves(const uint16_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)); }
 #else
 enum { VECTORS = 2, CHAINS = 1 };
 #define VECTOR(name)                           _mm256_##name
@@ -49,6 +51,8 @@ GH_INLINE void load_nibbles(const uint8_t *p, integers codes[VECTORS]) {
 }
 
 GH_INLINE integers load_zeros(const uint8_t *p) { return _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p)); }
+
+GH_INLINE floats load_halves(const uint16_t *p) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)); }
 #endif
 
 enum { WIDTH = GH_PANEL / VECTORS };
@@ -99,6 +103,11 @@ GH_INLINE integers total_of(const token_sums *sums, size_t v) {
     return CHAINS == 1 ? sums->of[0][v] : VECTOR(add_epi32)(sums->of[0][v], sums->of[CHAINS - 1][v]);
 }
 
+GH_INLINE floats load_scales(const gh_w4a8_tile *tile, size_t first) {
+    return tile->has_half_scales ? load_halves((const uint16_t *)tile->scales + first)
+                                 : VECTOR(loadu_ps)((const float *)tile->scales + first);
+}
+
 /* The end of a group: result[t] += activation_scale * (scale * total) + activation_offset * (scale * zero) */
 GH_INLINE void finish_group(const gh_w4a8_tile *tile, size_t group, const token_sums *sums, size_t num_tokens,
                             float (*result)[GH_PANEL]) {
@@ -107,7 +116,7 @@ GH_INLINE void finish_group(const gh_w4a8_tile *tile, size_t group, const token_
 #pragma GCC unroll 2
     for (size_t v = 0; v < VECTORS; v++) {
         size_t first = group * GH_PANEL + v * WIDTH;
-        floats scales = VECTOR(loadu_ps)(tile->scales + first);
+        floats scales = load_scales(tile, first);
         floats zeros = VECTOR(mul_ps)(scales, VECTOR(cvtepi32_ps)(load_zeros(tile->zeros + first)));
         GH_EACH_TOKEN(t, num_tokens) {
             float *target = result[t] + v * WIDTH;

@@ -46,6 +46,14 @@ static float *floats(size_t count) {
     return numbers;
 }
 
+static uint16_t *some_halves(size_t count) { /* no infinity, no NaN; small ones included */
+    uint16_t *numbers = malloc((count + 1) * sizeof *numbers);
+    for (size_t i = 0; i < count; i++) {
+        numbers[i] = (uint16_t)(next_bits() & 0xbbff);
+    }
+    return numbers;
+}
+
 static uint8_t *codes(size_t count) {
     uint8_t *numbers = malloc(count + 1);
     for (size_t i = 0; i < count; i++) {
@@ -62,15 +70,16 @@ static void check(int status) {
 }
 
 static void multiply_int4(gh_runtime *runtime, int64_t group_size, int64_t num_groups, int64_t num_outputs,
-                          int64_t num_tokens) {
+                          int64_t num_tokens, int has_half_scales) {
     int64_t width = group_size * num_groups;
     int64_t panels = (num_outputs + 15) / 16;
     uint8_t *unpacked = codes((size_t)(width * num_outputs));
     uint8_t *packed = calloc((size_t)(panels * num_groups), (size_t)((group_size + 3) / 4 * 32));
     uint8_t *zeros = codes((size_t)(panels * num_groups * 16));
-    float *scales = floats((size_t)(panels * num_groups * 16));
+    size_t num_scales = (size_t)(panels * num_groups * 16);
+    void *scales = has_half_scales ? (void *)some_halves(num_scales) : (void *)floats(num_scales);
     float *bias = floats((size_t)num_outputs);
-    gh_int4_weight weight = {width, num_outputs, group_size, packed, zeros, scales, bias};
+    gh_int4_weight weight = {width, num_outputs, group_size, packed, zeros, scales, bias, has_half_scales};
     check(gh_pack_int4(runtime, unpacked, &weight, packed));
     float *x = floats((size_t)(num_tokens * width * 2));
     float *norm = floats((size_t)width);
@@ -92,10 +101,7 @@ static void multiply_int4(gh_runtime *runtime, int64_t group_size, int64_t num_g
 
 static void multiply_dense(gh_runtime *runtime, int64_t width, int64_t num_outputs, int64_t num_tokens, int is_half) {
     float *rows = floats((size_t)(width * num_outputs));
-    uint16_t *halves = malloc((size_t)(width * num_outputs + 1) * sizeof *halves);
-    for (int64_t i = 0; i < width * num_outputs; i++) {
-        halves[i] = (uint16_t)(next_bits() & 0xbbff); /* no infinity, no NaN; small ones included */
-    }
+    uint16_t *halves = some_halves((size_t)(width * num_outputs));
     const void *stored = is_half ? (const void *)halves : (const void *)rows;
     gh_dense_weight weight = {width, num_outputs, stored, NULL, is_half};
     float *x = floats((size_t)(num_tokens * width));
@@ -178,7 +184,8 @@ static void run_all(int isa, const char *name) {
     const int64_t tokens[] = {1, 2, 3, 4, 5, 6, 25, 199};
     for (size_t g = 0; g < sizeof groups / sizeof *groups; g++) {
         for (size_t t = 0; t < sizeof tokens / sizeof *tokens; t++) {
-            multiply_int4(runtime, groups[g], 3, 37, tokens[t]);
+            multiply_int4(runtime, groups[g], 3, 37, tokens[t], 0);
+            multiply_int4(runtime, groups[g], 3, 37, tokens[t], 1);
         }
     }
     for (int64_t width = 5; width < 150; width += 29) {

@@ -30,10 +30,11 @@ widths = st.integers(1, 70)
 
 
 def random_int4(rng: np.random.Generator, group_size: int, num_groups: int, num_outputs: int) -> Int4Weight:
+    stored = rng.choice([np.float16, np.float32])  # AWQ's scales are float16; others are kept as float32
     return Int4Weight(
         codes=rng.integers(0, 16, (group_size * num_groups, num_outputs), dtype=np.uint8),
         zeros=rng.integers(0, 16, (num_groups, num_outputs), dtype=np.uint8),
-        scales=rng.uniform(0.001, 0.02, (num_groups, num_outputs)).astype(np.float32),
+        scales=rng.uniform(0.001, 0.02, (num_groups, num_outputs)).astype(stored).astype(np.float32),
         bias=rng.standard_normal(num_outputs, dtype=np.float32) if rng.random() < 0.5 else None,
     )
 

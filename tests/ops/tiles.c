@@ -19,6 +19,7 @@ enum { MAX_GROUPS = 3, MAX_QUADS = GH_MAX_GROUP / GH_QUAD, REPETITIONS = 4 };
 static uint8_t codes[MAX_GROUPS * MAX_QUADS * 2 * GH_QUAD_BYTES];
 static uint8_t zeros[MAX_GROUPS * GH_PANEL];
 static float scales[MAX_GROUPS * GH_PANEL];
+static uint16_t half_scales[MAX_GROUPS * GH_PANEL];
 static int8_t activations[MAX_GROUPS * MAX_QUADS * GH_TOKENS * GH_QUAD];
 static float activation_scales[MAX_GROUPS * GH_TOKENS];
 static float activation_offsets[MAX_GROUPS * GH_TOKENS];
@@ -39,6 +40,12 @@ static void draw_floats(float *numbers, size_t count) { /* -4 .. 4, with all bit
     }
 }
 
+static void draw_halves(uint16_t *numbers, size_t count) { /* no infinity, no NaN; subnormal ones included */
+    for (size_t i = 0; i < count; i++) {
+        numbers[i] = (uint16_t)(next_bits() & 0xbbff);
+    }
+}
+
 /* The last repetition has the largest numbers that there are, with either sign. */
 static void draw_integers(bool is_unpacked, bool is_largest) {
     for (size_t i = 0; i < sizeof codes; i++) {
@@ -56,6 +63,8 @@ static void draw_integers(bool is_unpacked, bool is_largest) {
 static bool is_equal(size_t num_tokens, size_t num_quads, size_t num_groups, bool is_unpacked, bool is_largest) {
     draw_integers(is_unpacked, is_largest);
     draw_floats(scales, MAX_GROUPS * GH_PANEL);
+    draw_halves(half_scales, MAX_GROUPS * GH_PANEL);
+    bool has_half_scales = next_bits() & 1;
     draw_floats(activation_scales, MAX_GROUPS * GH_TOKENS);
     draw_floats(activation_offsets, MAX_GROUPS * GH_TOKENS);
     draw_floats(&expected[0][0], GH_TOKENS * GH_PANEL);
@@ -63,7 +72,8 @@ static bool is_equal(size_t num_tokens, size_t num_quads, size_t num_groups, boo
     gh_w4a8_tile tile = {
         .codes = codes,
         .zeros = zeros,
-        .scales = scales,
+        .scales = has_half_scales ? (const void *)half_scales : (const void *)scales,
+        .has_half_scales = has_half_scales,
         .is_unpacked = is_unpacked,
         .num_groups = num_groups,
         .num_quads = num_quads,

@@ -6,6 +6,8 @@
 #ifndef EMULATED_IMMINTRIN_H
 #define EMULATED_IMMINTRIN_H
 
+#include "half.h"
+
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
@@ -95,6 +97,16 @@ DEFINE_WIDTH(512)
 #define _mm256_dpbusd_avx_epi32 emulated_dpbusd_256
 #define _mm512_dpbusd_epi32     emulated_dpbusd_512
 
+EMULATED __m256 _mm256_cvtph_ps(__m128i a) {
+    uint16_t halves[8];
+    memcpy(halves, &a, sizeof a);
+    __m256 r;
+    EACH(8, r.lane[i] = gh_half_to_float(halves[i]));
+}
+EMULATED __m512 _mm512_cvtph_ps(__m256i a) {
+    __m512 r;
+    EACH(16, r.lane[i] = gh_half_to_float(a.u16[i]));
+}
 EMULATED __m256i _mm256_srli_epi16(__m256i a, int count) {
     __m256i r;
     EACH(16, r.u16[i] = (uint16_t)(a.u16[i] >> count));
