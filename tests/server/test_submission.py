@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import os
 import threading
 import weakref
 from collections.abc import Awaitable, Callable
@@ -10,7 +11,7 @@ from concurrent.futures import Future
 import pytest
 
 from guardhouse.server.submission import OFF_LOOP_CHARS, result_of
-from guardhouse.server.waking import Arrival
+from guardhouse.server.waking import Arrival, Doorbell
 
 LENGTHS = pytest.mark.parametrize("num_chars", [1, OFF_LOOP_CHARS], ids=["on the loop", "beside the loop"])
 
@@ -131,3 +132,51 @@ def test_many_tasks_each_get_their_own() -> None:
         return await asyncio.gather(*waits)
 
     assert asyncio.run(run()) == list(range(50))
+
+
+@pytest.mark.parametrize("has_eventfd", [True, False], ids=["eventfd", "pipe"])
+def test_results_that_come_while_the_loop_is_busy_all_arrive(
+    monkeypatch: pytest.MonkeyPatch, has_eventfd: bool
+) -> None:
+    if not has_eventfd:
+        monkeypatch.delattr(os, "eventfd", raising=False)
+
+    async def run() -> list[int]:
+        futures: list[Future[int]] = [Future() for _ in range(100)]
+        waiting = asyncio.gather(*(waited(lambda future=future: future, 1) for future in futures))  # type: ignore[misc]
+        await asyncio.sleep(0)
+        for _ in range(2):  # a second time after the bell was answered
+            half = [futures.pop() for _ in range(50)]
+            settling = threading.Thread(target=lambda half=half: [future.set_result(7) for future in half])  # type: ignore[misc]
+            settling.start()
+            settling.join()  # on the loop's own thread: nothing can be answered yet
+            await asyncio.sleep(0.02)
+        return await waiting
+
+    assert asyncio.run(run()) == [7] * 100
+
+
+def test_a_result_after_the_loop_has_ended_disturbs_nobody() -> None:
+    future: Future[int] = Future()
+
+    async def run() -> None:
+        asyncio.ensure_future(waited(lambda: future, 1))  # noqa: RUF006
+        await asyncio.sleep(0)
+
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(run())
+    loop.close()
+    future.set_result(1)
+
+
+def test_a_loop_takes_its_doorbell_with_it() -> None:
+    async def bell() -> Doorbell:
+        return Doorbell.of_running_loop()
+
+    first = asyncio.run(bell())
+    second = asyncio.run(bell())
+    assert second is not first
+    gone = weakref.ref(first)
+    del first
+    gc.collect()
+    assert gone() is None
