@@ -271,9 +271,9 @@ class Guard:
     def count_tokens(self, text: str) -> int:
         return len(self._tokenizer.encode(text))
 
-    def count_answer_tokens(self, verdict: Verdict) -> int:
-        """The length of the verdict as the model writes it. There are few such texts, so their lengths are remembered."""
-        return self._answer_lengths(verdict.text)
+    def count_answer_tokens(self, text: str) -> int:
+        """The length of a verdict's text. There are few such texts, so their lengths are remembered."""
+        return self._answer_lengths(text)
 
     def engine_stats(self) -> EngineStats:
         return self._engine.stats()

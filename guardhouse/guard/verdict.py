@@ -85,9 +85,20 @@ class Verdict:
     def as_dict(self) -> dict[str, object]:
         """Ready for JSON."""
         # dataclasses.asdict takes 116 µs to copy this, a tenth of what HTTP costs; these lines take 2.
-        fields = {name: getattr(self, name) for name in self.__slots__}
-        windows = [{"start": window.start, "end": window.end, "score": window.score} for window in self.windows]
-        return {**fields, "windows": windows, "text": self.text}
+        return {
+            "flagged": self.flagged,
+            "score": self.score,
+            "mass": self.mass,
+            "categories": self.categories,
+            "codes": self.codes,
+            "policy": self.policy,
+            "role": self.role,
+            "threshold": self.threshold,
+            "num_prompt_tokens": self.num_prompt_tokens,
+            "num_cached_tokens": self.num_cached_tokens,
+            "windows": [{"start": window.start, "end": window.end, "score": window.score} for window in self.windows],
+            "text": self.text,
+        }
 
 
 def find_answer_ids(tokenizer: Tokenizer, policy: Policy) -> AnswerIds:

@@ -101,7 +101,7 @@ def build_app(service: ModelService, settings: Settings, when_settled: Callable[
         middleware=[
             Middleware(Unwrap),
             Middleware(AccessLog, metrics=metrics),
-            Middleware(KeyCheck, keys=keys),
+            *([Middleware(KeyCheck, keys=keys)] if len(keys) else []),
             Middleware(AccountCheck),
         ],
         lifespan=lifespan,
@@ -202,10 +202,9 @@ class KeyCheck:
     def __init__(self, app: ASGIApp, keys: KeyRing) -> None:
         self._app = app
         self._keys = keys
-        self._is_open = not len(keys)
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        if self._is_open or scope["type"] != "http" or is_public(scope["path"]):
+        if scope["type"] != "http" or is_public(scope["path"]):
             return self._app(scope, receive, send)
         try:
             key = presented_key(Headers(scope=scope))

@@ -113,7 +113,7 @@ class Handlers:
 
         async def endpoint(request: Request) -> Response:
             async def answered(request_id: str) -> Response:
-                body = await read_body(request, self._timeout_s)
+                body = await read_body(request.receive, self._timeout_s)
                 return await while_connected(request.receive, handle(self.context(request_id), request, body))
 
             return await reply_or_error(answered, partial(error_reply_for, request.url.path))

@@ -15,6 +15,7 @@ from http import HTTPStatus
 from typing import Protocol
 
 from starlette.types import ASGIApp, Message, Scope
+from uvicorn.server import ServerState
 
 MAX_HELD = 65536  # bytes; above, joining would copy more than it saves, and the transport must see that it is full
 LAST_CHUNK = b"0\r\n\r\n"
@@ -34,12 +35,12 @@ class Connection(Protocol):
 
     transport: asyncio.Transport
     writable: asyncio.Event | None  # there while the client reads too slowly
+    is_reading: bool
+    is_stopping: bool
+    server_state: ServerState
 
     @property
-    def default_headers(self) -> list[tuple[bytes, bytes]]: ...
-
-    @property
-    def is_last_request(self) -> bool: ...
+    def has_waiting(self) -> bool: ...
 
     def resume_reading(self) -> None: ...
 
@@ -95,12 +96,14 @@ class Exchange:
         if self.is_over:
             return 0
         self._body += body
-        self._notify()
+        if self._change is not None:
+            self._notify()
         return len(self._body)
 
     def end_body(self) -> None:
         self._has_more = False
-        self._notify()
+        if self._change is not None:
+            self._notify()
 
     def disconnect(self) -> None:
         self._is_lost = self.is_over = True
@@ -136,8 +139,9 @@ class Exchange:
                 return {"type": "http.request", "body": body, "more_body": self._has_more}
             if self._change is not None:
                 raise RuntimeError("somebody receives already")
-            self._connection.resume_reading()
-            self._change = asyncio.get_running_loop().create_future()
+            if not self._connection.is_reading:
+                self._connection.resume_reading()
+            self._change = asyncio.Future()
             try:
                 await self._change
             finally:
@@ -160,7 +164,7 @@ class Exchange:
     def _begin(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
         """Hold the head back for the body. How the body is framed, and whether the connection lasts, is decided here."""
         lines = [STATUS_LINES[status]]
-        for name, value in (*self._connection.default_headers, *headers):
+        for name, value in (*self._connection.server_state.default_headers, *headers):
             key = name.lower()
             if key == b"connection":
                 self.is_kept_alive = self.is_kept_alive and b"close" not in value.lower()
@@ -168,7 +172,7 @@ class Exchange:
                 lines.append(b"%b: %b\r\n" % (key, value))
             if key == b"content-length":
                 self._num_left = int(value)
-        if self._connection.is_last_request:
+        if self._connection.is_stopping and not self._connection.has_waiting:
             self.is_kept_alive = False
         if not self.is_kept_alive:
             lines.append(b"connection: close\r\n")
@@ -206,7 +210,8 @@ class Exchange:
         self._flush()
         if not self.is_kept_alive:
             self._transport.close()
-        self._notify()
+        if self._change is not None:
+            self._notify()
 
     def _flush(self) -> None:
         held, self._held, self._num_held = self._held, [], 0

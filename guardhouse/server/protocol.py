@@ -49,7 +49,7 @@ class HttpProtocol(asyncio.Protocol):
     ) -> None:
         self._app = config.loaded_app
         self._idle_timeout_s = config.timeout_keep_alive
-        self._server_state = server_state
+        self.server_state = server_state
         self._app_state = app_state
         self._loop = _loop or asyncio.get_running_loop()
         self._parser = httptools.HttpRequestParser(self)
@@ -60,9 +60,9 @@ class HttpProtocol(asyncio.Protocol):
         self._current: Exchange | None = None  # which the task is answering
         self._num_head: int | None = None  # bytes of the head that arrives; None between heads
         self._gate = Gate()  # where the task waits for requests
-        self._is_reading = True
-        self._is_stopping = False  # no request after those that are here
+        self.is_stopping = False  # no request after those that are here
         self._is_lost = False
+        self.is_reading = True
         self.writable: asyncio.Event | None = None  # there while the transport holds as much as it should
         self._idle_since: float | None = None
         self._idle_timer: asyncio.TimerHandle | None = None
@@ -73,7 +73,7 @@ class HttpProtocol(asyncio.Protocol):
         self.transport = transport
         self._server = _address(transport, "sockname")
         self._client = _address(transport, "peername")
-        self._server_state.connections.add(self)  # type: ignore[arg-type]
+        self.server_state.connections.add(self)  # type: ignore[arg-type]
         self._task = self._loop.create_task(self._answer_all())
 
     def data_received(self, data: bytes) -> None:
@@ -97,7 +97,7 @@ class HttpProtocol(asyncio.Protocol):
 
     def connection_lost(self, _: Exception | None) -> None:
         self._is_lost = True
-        self._server_state.connections.discard(self)
+        self.server_state.connections.discard(self)
         for exchange in (self._current, self._parsed):
             if exchange is not None:
                 exchange.disconnect()
@@ -120,7 +120,7 @@ class HttpProtocol(asyncio.Protocol):
 
     def shutdown(self) -> None:
         """Close once the requests that are here are answered."""
-        self._is_stopping = True
+        self.is_stopping = True
         if self._current is None and not self._waiting:
             self.transport.close()
 
@@ -144,8 +144,8 @@ class HttpProtocol(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         self._num_head = None
         parser = self._parser
-        url = httptools.parse_url(self._url)
-        path = url.path.decode("ascii")
+        raw_path, query = _split(self._url)
+        path = raw_path.decode("ascii")
         version = parser.get_http_version()
         scope = {
             "type": "http",
@@ -157,8 +157,8 @@ class HttpProtocol(asyncio.Protocol):
             "root_path": "",
             "method": parser.get_method().decode("ascii"),
             "path": unquote(path) if "%" in path else path,
-            "raw_path": url.path,
-            "query_string": url.query or b"",
+            "raw_path": raw_path,
+            "query_string": query,
             "headers": self._headers,
             "state": self._app_state.copy(),
         }
@@ -178,22 +178,17 @@ class HttpProtocol(asyncio.Protocol):
     # An exchange calls
 
     @property
-    def default_headers(self) -> list[tuple[bytes, bytes]]:
-        return self._server_state.default_headers
-
-    @property
-    def is_last_request(self) -> bool:
-        """Nothing is to come after the answer that now begins."""
-        return self._is_stopping and not self._waiting
+    def has_waiting(self) -> bool:
+        """There are requests to come after the one that is being answered."""
+        return bool(self._waiting)
 
     def resume_reading(self) -> None:
-        if not self._is_reading:
-            self._is_reading = True
-            self.transport.resume_reading()
+        self.is_reading = True
+        self.transport.resume_reading()
 
     def _pause_reading(self) -> None:
-        if self._is_reading:
-            self._is_reading = False
+        if self.is_reading:
+            self.is_reading = False
             self.transport.pause_reading()
 
     def _refuse(self, answer: bytes) -> None:
@@ -214,18 +209,19 @@ class HttpProtocol(asyncio.Protocol):
 
     async def _answer(self, exchange: Exchange) -> None:
         self._current = exchange
-        self._server_state.tasks.add(self._task)  # waited for when the server stops, and cancelled in the end
+        self.server_state.tasks.add(self._task)  # waited for when the server stops, and cancelled in the end
         try:
             await exchange.answer(self._app)
         finally:
-            self._server_state.tasks.discard(self._task)
+            self.server_state.tasks.discard(self._task)
             self._current = None
-        self._server_state.total_requests += 1
+        self.server_state.total_requests += 1
         if self._waiting:
             await asyncio.sleep(0)  # others first: a client may send thousands at once
             return
-        self.resume_reading()
-        if self._is_stopping:
+        if not self.is_reading:
+            self.resume_reading()
+        if self.is_stopping:
             self.transport.close()
         self._idle_since = time.monotonic()
         if self._idle_timer is None:
@@ -241,6 +237,15 @@ class HttpProtocol(asyncio.Protocol):
             self._idle_timer = self._loop.call_later(left_s, self._check_idle)
         else:
             self.transport.close()
+
+
+def _split(url: bytes) -> tuple[bytes, bytes]:
+    """A request's target -> path and query. Few are more than that: a whole URL, or one with a fragment."""
+    if url.startswith(b"/") and b"#" not in url:
+        path, _, query = url.partition(b"?")
+        return path, query
+    parsed = httptools.parse_url(url)
+    return parsed.path, parsed.query or b""
 
 
 def _address(transport: asyncio.Transport, which: str) -> tuple[str, int] | None:

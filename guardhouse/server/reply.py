@@ -11,6 +11,7 @@ import msgspec
 from starlette.responses import Response
 
 REQUEST_ID_HEADER = "cf-ai-req-id"
+CONTENT_TYPE = (b"content-type", b"application/json")  # with a charset, the Workers binding would hand out a stream
 
 
 class BindingError(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -36,7 +37,7 @@ class JsonResponse(Response):
         self.status_code = status
         self.background = None
         self.body = body
-        self.raw_headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+        self.raw_headers = [CONTENT_TYPE, (b"content-length", b"%d" % len(body))]
         if headers is not None:
             for name, value in headers.items():
                 self.raw_headers.append((name.lower().encode("latin-1"), value.encode("latin-1")))
@@ -55,7 +56,7 @@ def success_reply(result: object, request_id: str, result_info: object = None, s
     envelope = {"result": result, "success": True, "errors": [], "messages": []}
     if result_info is not None:
         envelope["result_info"] = result_info
-    return json_reply(envelope, status, {REQUEST_ID_HEADER: request_id})
+    return JsonResponse(msgspec.json.encode(envelope), status, {REQUEST_ID_HEADER: request_id})
 
 
 def service_error(status: int, code: int, message: str, headers: Mapping[str, str]) -> Response:

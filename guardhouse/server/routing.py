@@ -7,7 +7,7 @@ Those layers turn exceptions into answers. Here a handler's own errors have beco
 (errors.py), and what nobody foresaw exchange.py logs and answers: 500, without a word about it.
 """
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -51,24 +51,20 @@ class Paths:
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] != "http":
             return self._router.app(scope, receive, send)
-        routes = self._by_method.get(scope["method"], ())
-        if (found := _first(routes, scope["path"]) or _first(self._routes, scope["path"])) is None:
-            return edge_reply(scope["path"], 400, 7000, "No route for that URI")(scope, receive, send)
-        scope["route"], scope["path_params"] = found
-        return found[0].handle(scope, receive, send)
-
-
-def _first(routes: Iterable[HandlerRoute], path: str) -> tuple[HandlerRoute, dict[str, str]] | None:
-    for route in routes:
-        if (match := route.path_regex.match(path)) is not None:
-            return route, match.groupdict()
-    return None
+        path = scope["path"]
+        for routes in (self._by_method.get(scope["method"], ()), self._routes):
+            for route in routes:
+                if (match := route.path_regex.match(path)) is not None:
+                    scope["route"], scope["path_params"] = route, match.groupdict()
+                    return route.handle(scope, receive, send)
+        return edge_reply(path, 400, 7000, "No route for that URI")(scope, receive, send)
 
 
 class Application(Starlette):
     """Routes, behind the layers that the caller names and no others."""
 
     def build_middleware_stack(self) -> ASGIApp:
+        """What `__call__` awaits. A server may call it instead, and save a coroutine."""
         app: ASGIApp = Paths(self.router)
         for layer, arguments, options in reversed(self.user_middleware):
             app = layer(app, *arguments, **options)

@@ -18,6 +18,7 @@ from guardhouse.guard.guard import GuardInfo
 from guardhouse.server.app import build_app
 from guardhouse.server.info import installed_version
 from guardhouse.server.protocol import HttpProtocol
+from guardhouse.server.routing import Application
 from guardhouse.server.service import GuardLoader, ModelService
 
 GRACE_S = 10  # seconds that running requests get when the server is told to stop
@@ -64,7 +65,8 @@ def settle_memory() -> None:
 def uvicorn_config(app: ASGIApp) -> uvicorn.Config:
     """One worker, our own log lines; nothing here asks who a proxy says the client is."""
     return uvicorn.Config(
-        app,
+        app.build_middleware_stack() if isinstance(app, Application) else app,
+        interface="asgi3",
         http=HttpProtocol,
         log_config=None,
         access_log=False,

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from guardhouse.config import Settings
-from guardhouse.errors import GuardhouseError
+from guardhouse.errors import GuardhouseError, UnknownModel
 from guardhouse.guard.guard import Guard
 from guardhouse.server.errors import ModelUnavailable
 
@@ -62,6 +62,13 @@ class ModelService:
     @property
     def uptime_s(self) -> float:
         return time.monotonic() - self._started_at
+
+    def guard_named(self, name: str) -> Guard:
+        """The guard, if that is its own name or an alias. Raises UnknownModel, too."""
+        guard = self._guard or self.guard
+        if name != guard.info.name and name not in self._aliases:
+            raise UnknownModel(name)
+        return guard
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -6,10 +6,10 @@ Never knows: JSON, guards.
 
 import asyncio
 import types
-from collections.abc import AsyncGenerator, Awaitable, Coroutine, Generator
+from collections.abc import AsyncGenerator, Awaitable, Generator
 from typing import Any, TypeVar
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -22,20 +22,20 @@ MAX_DRAIN = 64 * 1024 * 1024  # bytes
 T = TypeVar("T")
 
 
-async def read_body(request: Request, timeout_s: float) -> bytes:
-    """The whole body, or BodyTooLarge, BodyTimeout or ClientDisconnect."""
-    return await _within(timeout_s, _read_body(request.receive))
-
-
 @types.coroutine
-def _within(timeout_s: float, reading: Coroutine[Any, Any, T]) -> Generator[Any, Any, T]:
-    """What was read, or BodyTimeout. Most bodies come with their heads: then there is nothing to wait for, and no timer."""
+def read_body(receive: Receive, timeout_s: float) -> Generator[Any, Any, bytes]:
+    """The whole body, or BodyTooLarge, BodyTimeout or ClientDisconnect.
+
+    Most bodies come with their heads: then there is nothing to wait for, and no timer.
+    """
+    reading = _read_body(receive)
     try:
         awaited = reading.send(None)
     except StopIteration as done:
-        body: T = done.value
+        body: bytes = done.value
         return body
-    caller, loop = _current_task(), asyncio.get_running_loop()
+    caller, loop = asyncio.current_task(), asyncio.get_running_loop()
+    assert caller is not None
     timer = loop.call_later(timeout_s, caller.cancel)
     try:
         yield awaited
@@ -73,7 +73,7 @@ async def while_connected(receive: Receive, work: Awaitable[T]) -> T:
     The work runs in the caller's own task, and the watch in none: two tasks and a wait for both would be a third of what
     HTTP costs.
     """
-    watch = _Watch(receive, _current_task())
+    watch = _Watch(receive)
     try:
         watch.look()
         return await work
@@ -86,37 +86,31 @@ async def while_connected(receive: Receive, work: Awaitable[T]) -> T:
 
 
 class _Watch:
-    """Cancels a task once the client has gone. What `receive` waits for, an asyncio future, calls it back."""
+    """Cancels the task that made it once the client has gone. What `receive` waits for, an asyncio future, calls it back."""
 
-    def __init__(self, receive: Receive, caller: asyncio.Task[object]) -> None:
+    def __init__(self, receive: Receive) -> None:
+        caller = asyncio.current_task()
+        assert caller is not None
         self.caller = caller
         self.is_gone = False
-        self._waiting = _disconnected(receive)
+        self._receive = receive
+        self._receiving: Any = receive()  # a coroutine; ASGI promises less
         self._has_ended = False
 
     def look(self, _: object = None) -> None:
-        if self._has_ended:
-            return
-        try:
-            self._waiting.send(None).add_done_callback(self.look)
-        except StopIteration:
-            self.is_gone = True
+        while not (self._has_ended or self.is_gone):
+            try:
+                self._receiving.send(None).add_done_callback(self.look)
+                return
+            except StopIteration as received:
+                self.is_gone = received.value["type"] == "http.disconnect"
+                self._receiving = self._receive()
+        if self.is_gone:
             self.caller.cancel()
 
     def end(self) -> None:
         self._has_ended = True
-        self._waiting.close()
-
-
-def _current_task() -> asyncio.Task[object]:
-    task = asyncio.current_task()
-    assert task is not None
-    return task
-
-
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+        self._receiving.close()
 
 
 class EventStream(Response):

@@ -75,16 +75,12 @@ class Shortcut:
             return False
         for name, struct in self._structs.items():
             if name in payload:
-                return _converts(payload, struct)
+                try:
+                    msgspec.convert(payload, struct)
+                except msgspec.ValidationError:
+                    return False
+                return True
         return False
-
-
-def _converts(payload: object, kind: type[msgspec.Struct]) -> bool:
-    try:
-        msgspec.convert(payload, kind)
-    except msgspec.ValidationError:
-        return False
-    return True
 
 
 def _strict_struct(schema: Schema, names: Iterable[str] = ()) -> type[msgspec.Struct]:

@@ -8,6 +8,7 @@ from bisect import bisect
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -100,6 +101,11 @@ def test_a_policy_in_a_system_message_counts_for_that_call(guard: Guard) -> None
     messages = [{"role": "system", "content": "O1: Pies.\nO2: Cakes."}, {"role": "user", "content": "Hi"}]
     assert set(guard.check(messages).categories) == {"O1", "O2"}
     assert set(guard.check("Hi", policy=POLICY).categories) == {"O1", "O2"}
+
+
+def test_a_verdict_as_a_dictionary_lacks_nothing(guard: Guard) -> None:
+    verdict = guard.check("How do I bake bread?")
+    assert verdict.as_dict() == {**asdict(verdict), "windows": [asdict(verdict.windows[0])], "text": "safe"}
 
 
 def test_a_long_text_is_judged_in_windows_and_the_worst_one_decides(guard: Guard) -> None:

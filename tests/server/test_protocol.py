@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import uvicorn
@@ -80,13 +80,15 @@ def ask(answer: Callable[[Scope, Receive, Send], Any], request: bytes) -> bytes:
 class Recorder(asyncio.Transport):
     """The socket's side: what reaches it, write by write; and the connection of one exchange."""
 
-    default_headers: ClassVar[list[tuple[bytes, bytes]]] = []
-    is_last_request = False
     writable: asyncio.Event | None = None
+    is_reading = True
+    is_stopping = False
+    has_waiting = False
 
     def __init__(self) -> None:
         super().__init__()
         self.transport = self
+        self.server_state = ServerState()
         self.writes: list[bytes] = []
         self.is_closed = False
 
@@ -183,6 +185,23 @@ def test_the_application_sees_the_request() -> None:
     assert "'path': '/a b', 'raw_path': b'/a%20b', 'query_string': b'c=%20d'" in answered
     assert "(b'x-y', b'Z')" in answered
     assert "}, b'body']" in answered
+
+
+@pytest.mark.parametrize(
+    ("target", "told"),
+    [
+        (b"/a?b?c", "'raw_path': b'/a', 'query_string': b'b?c'"),
+        (b"/a?", "'raw_path': b'/a', 'query_string': b''"),
+        (b"//a/b", "'raw_path': b'//a/b', 'query_string': b''"),
+        (b"/a?b#c", "'raw_path': b'/a', 'query_string': b'b'"),
+        (b"http://x:1/a?b", "'raw_path': b'/a', 'query_string': b'b'"),
+    ],
+)
+def test_a_target_is_split_into_path_and_query(target: bytes, told: str) -> None:
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        await say(send, repr({name: scope[name] for name in ("raw_path", "query_string")}).encode())
+
+    assert told in ask(answer, b"GET %b HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n" % target).decode()
 
 
 def test_a_client_that_asks_first_is_told_to_go_on() -> None:

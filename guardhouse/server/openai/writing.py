@@ -19,7 +19,7 @@ from guardhouse.guard.tools import Tool, call_lead, call_schema
 from guardhouse.guard.verdict import Verdict
 from guardhouse.server.context import Context
 from guardhouse.server.submission import result_of
-from guardhouse.server.workers_ai.answer import MIN_VERDICT_TOKENS
+from guardhouse.server.workers_ai.question import MIN_VERDICT_TOKENS
 
 Prompt = str | Sequence[Mapping[str, Any]]
 
@@ -73,7 +73,7 @@ async def write(context: Context, writing: Writing, index: int, on_piece: Callab
             text=verdict.text,
             finish_reason="stop",
             num_prompt_tokens=verdict.num_prompt_tokens,
-            num_completion_tokens=context.guard.count_answer_tokens(verdict),
+            num_completion_tokens=context.guard.count_answer_tokens(verdict.text),
             num_cached_tokens=verdict.num_cached_tokens,
             verdict=verdict,
         )

@@ -25,39 +25,32 @@ from guardhouse.server.workers_ai.structured import (
     calls_of,
 )
 
-MIN_VERDICT_TOKENS = 16  # a smaller max_tokens may cut a verdict short: then it is a generation of that many tokens
-
 
 def answer(guard: Guard, run: RunInput, timeout_s: float, emit: Emit) -> Coroutine[Any, Any, Answer]:
     """Judge or generate. `emit` gets the answer in parts, on any thread. Cancelling frees the guard's work."""
     question = Question(guard, run, timeout_s, emit)
-    json_mode = run.json_mode
-    if json_mode == "json_schema":
-        return answer_with_json(question)
-    if json_mode == "json_object":
-        return answer_with_object(question)
+    if run.response_format is not None:
+        json_mode = run.json_mode
+        if json_mode == "json_schema":
+            return answer_with_json(question)
+        if json_mode == "json_object":
+            return answer_with_object(question)
     tools = run.offered_tools
-    choice = parse_choice(run.tool_choice, tools)
-    if needed := demanded(tools, choice):
-        return answer_with_call(question, needed)
-    if is_judgement(question):
-        return _judgement(question)
-    return _generation(question, tools if choice.mode == "auto" else ())
-
-
-def is_judgement(question: Question) -> bool:
-    """True where the answer can only be the guard's greedy verdict."""
-    sampling = question.sampling
-    penalties = (sampling.repetition_penalty - 1.0, sampling.frequency_penalty, sampling.presence_penalty)
-    is_free = question.run.raw or sampling.temperature or any(penalties) or sampling.max_tokens < MIN_VERDICT_TOKENS
-    return not is_free
+    if tools:
+        choice = parse_choice(run.tool_choice, tools)
+        if needed := demanded(tools, choice):
+            return answer_with_call(question, needed)
+        if choice.mode == "none":
+            tools = ()
+    return _judgement(question) if question.is_judgement else _generation(question, tools)
 
 
 async def _judgement(question: Question) -> Answer:
     verdict = await question.verdict()
     text = verdict.text
-    question.emit(Delta(text))
-    usage = usage_of(verdict.num_prompt_tokens, question.guard.count_answer_tokens(verdict))
+    if question.run.stream:
+        question.emit(Delta(text))
+    usage = usage_of(verdict.num_prompt_tokens, question.guard.count_answer_tokens(text))
     return Answer(RunOutput(text, usage, calls_of(question.run), verdict.as_dict()), verdict)
 
 

@@ -69,7 +69,7 @@ class BatchResult(msgspec.Struct, frozen=True):
 
 def is_queued(inputs: object, options: Mapping[str, object]) -> bool:
     """True for what belongs here: a submission (by its option), or a poll (which the binding sends without one)."""
-    if str(options.get("queueRequest", "")).lower() in {"true", "1"}:
+    if options and str(options.get("queueRequest", "")).lower() in {"true", "1"}:
         return True
     return isinstance(inputs, dict) and "request_id" in inputs and not inputs.keys() & {"prompt", "messages"}
 

@@ -62,7 +62,7 @@ class BindingRoutes:
         return await reply_or_error(lambda request_id: self._run(request, request_id), to_error)
 
     async def _run(self, request: Request, request_id: str) -> Response:
-        body = await read_body(request, self._inference.timeout_s)
+        body = await read_body(request.receive, self._inference.timeout_s)
         version = request.query_params.get("version", VERSIONS[-1])
         if version not in VERSIONS:
             raise DeprecatedSdk

@@ -100,7 +100,7 @@ class FinetuneRoutes:
         ]
 
     async def create(self, request: Request) -> Finetune:
-        wanted = decode_body(await read_body(request, self._timeout_s), FinetuneRequest)
+        wanted = decode_body(await read_body(request.receive, self._timeout_s), FinetuneRequest)
         if wanted.model not in self._names():
             raise UnknownModel(wanted.model)
         make = partial(self._store.create, wanted.model, wanted.name, wanted.description, public=wanted.public)

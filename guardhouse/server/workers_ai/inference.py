@@ -6,14 +6,12 @@ Never knows: paths, envelopes, the shapes of errors.
 
 import asyncio
 from collections.abc import AsyncGenerator, Mapping
-from dataclasses import dataclass
 from functools import partial
 
 import msgspec
 from starlette.types import Receive
 
 from guardhouse.config import Settings
-from guardhouse.errors import UnknownModel
 from guardhouse.guard.guard import Guard
 from guardhouse.server import sse
 from guardhouse.server.adapters.pool import AdapterPool
@@ -33,8 +31,7 @@ SHORTCUT = Shortcut(RUN_INPUT_SCHEMA)
 STORED_TIMEOUT_S = 3600.0  # nobody waits for a stored input at the other end of a line
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(msgspec.Struct, frozen=True):
     """What a route found in a request."""
 
     model: str
@@ -59,7 +56,7 @@ class Inference:
 
     async def run(self, call: Call) -> object:
         """The bare result, ready for JSON, or an EventStream. Every error up to a stream's first event is raised."""
-        guard = self._guard(call.model)
+        guard = self._service.guard_named(call.model)
         if is_queued(call.inputs, call.options):
             return await submit_or_poll(self._jobs, call.model, call.inputs, parse_input)
         run = parse_input(call.inputs)
@@ -77,18 +74,12 @@ class Inference:
         """A stored job's item (jobs.StoredInput as JSON) to its RunOutput as JSON."""
         stored = msgspec.json.decode(request, type=StoredInput)
         run = parse_input(stored.inputs)
-        guard = self._guard(stored.model)
+        guard = self._service.guard_named(stored.model)
         if run.lora:
             guard = await self._adapted(guard, stored.model, run.lora)
         found = await answer(guard, run, STORED_TIMEOUT_S, _ignore)
         self._count(found)
         return msgspec.json.encode(found.output)
-
-    def _guard(self, model: str) -> Guard:
-        guard = self._service.guard
-        if model not in self._service.names:
-            raise UnknownModel(model)
-        return guard
 
     async def _adapted(self, guard: Guard, model: str, lora: str) -> Guard:
         """The guard under the adapter that the input names."""

@@ -8,8 +8,10 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
+
+import msgspec
 
 from guardhouse.engine.grammar import Grammar
 from guardhouse.engine.request import SamplingParams
@@ -22,10 +24,11 @@ from guardhouse.server.workers_ai.schema import RunInput, RunOutput, Usage
 
 MIN_TEMPERATURE = 1e-3  # below, logits divided by it overflow or leave one token anyway: greedy
 MIN_TOP_P = 1e-6  # 0 is legal on the wire: the likeliest token stays
+OFF = (None, 0, 1)  # a repetition penalty that changes nothing
+MIN_VERDICT_TOKENS = 16  # a smaller max_tokens may cut a verdict short: then it is a generation of that many tokens
 
 
-@dataclass(frozen=True, slots=True)
-class Delta:
+class Delta(msgspec.Struct, frozen=True):
     """The next part of an answer."""
 
     text: str = ""
@@ -35,8 +38,7 @@ class Delta:
 Emit = Callable[[Delta], None]
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True):
     """What was found out about one input."""
 
     output: RunOutput
@@ -47,12 +49,37 @@ class Question:
     """Asks one guard about one input. Everything together must be done by one deadline."""
 
     def __init__(self, guard: Guard, run: RunInput, timeout_s: float, emit: Emit) -> None:
+        if run.max_tokens < 1:
+            raise InputError("'/max_tokens' must be >= 1")
         self.guard = guard
         self.run = run
         self.emit = emit
-        self.sampling = sampling_params(run)
         self._deadline = time.monotonic() + timeout_s
         self._num_chars = _num_chars(run)
+
+    @property
+    def is_judgement(self) -> bool:
+        """True where the answer can only be the guard's greedy verdict: nothing is drawn, and nothing cut short."""
+        run = self.run
+        is_penalised = run.repetition_penalty not in OFF or run.frequency_penalty or run.presence_penalty
+        is_random = (run.temperature or 0.0) >= MIN_TEMPERATURE
+        return not (run.raw or is_random or is_penalised or run.max_tokens < MIN_VERDICT_TOKENS)
+
+    @cached_property
+    def sampling(self) -> SamplingParams:
+        """The engine's parameters for what the caller said; what was not said is off."""
+        run = self.run
+        temperature = run.temperature or 0.0
+        return SamplingParams(
+            max_tokens=run.max_tokens,
+            temperature=temperature if temperature >= MIN_TEMPERATURE else 0.0,
+            top_k=run.top_k or 0,
+            top_p=1.0 if run.top_p is None else max(run.top_p, MIN_TOP_P),
+            seed=run.seed,
+            repetition_penalty=1.0 if run.repetition_penalty in OFF else run.repetition_penalty,
+            frequency_penalty=run.frequency_penalty or 0.0,
+            presence_penalty=run.presence_penalty or 0.0,
+        )
 
     def emit_piece(self, piece: Piece) -> None:
         if piece.text:
@@ -62,9 +89,10 @@ class Question:
         run = self.run
 
         def judge() -> Future[Verdict]:
+            left_s = max(0.0, self._deadline - time.monotonic())
             if run.prompt is not None:
-                return self.guard.submit_prompt(run.prompt, all_categories=True, timeout_s=self._left_s())
-            return self.guard.submit(run.messages, all_categories=True, timeout_s=self._left_s())
+                return self.guard.submit_prompt(run.prompt, all_categories=True, timeout_s=left_s)
+            return self.guard.submit(run.messages, all_categories=True, timeout_s=left_s)
 
         return result_of(judge, self._num_chars)
 
@@ -101,23 +129,6 @@ class Question:
 
     def _left_s(self) -> float:
         return max(0.0, self._deadline - time.monotonic())
-
-
-def sampling_params(run: RunInput) -> SamplingParams:
-    """The engine's parameters for what the caller said; what was not said is off."""
-    if run.max_tokens < 1:
-        raise InputError("'/max_tokens' must be >= 1")
-    temperature = run.temperature or 0.0
-    return SamplingParams(
-        max_tokens=run.max_tokens,
-        temperature=temperature if temperature >= MIN_TEMPERATURE else 0.0,
-        top_k=run.top_k or 0,
-        top_p=1.0 if run.top_p is None else max(run.top_p, MIN_TOP_P),
-        seed=run.seed,
-        repetition_penalty=run.repetition_penalty or 1.0,  # 0 means off
-        frequency_penalty=run.frequency_penalty or 0.0,
-        presence_penalty=run.presence_penalty or 0.0,
-    )
 
 
 def usage_of(num_prompt_tokens: int, num_completion_tokens: int) -> Usage:

@@ -5,6 +5,7 @@ Never knows: what safe means, how tokens are made, what an event stream holds.
 """
 
 from collections.abc import Awaitable
+from functools import partial
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -51,13 +52,14 @@ class RunRoute:
 
     def run(self, request: Request) -> Awaitable[Response]:
         """Whatever happens, the answer carries a request id, and an error's message repeats it."""
-        return reply_or_error(lambda request_id: self._run(request, request_id), error_reply)
+        return reply_or_error(partial(self._run, request), error_reply)
 
     async def _run(self, request: Request, request_id: str) -> Response:
-        body = await read_body(request, self._inference.timeout_s)
+        receive = request.receive
+        body = await read_body(receive, self._inference.timeout_s)
         model = request.path_params["model"].strip("/")
         options = request.query_params if request.scope["query_string"] else {}
-        call = Call(model, decode_json(body), options, request_id, request.receive)
+        call = Call(model, decode_json(body), options, request_id, receive)
         result = await self._inference.run(call)
         if isinstance(result, Response):
             return result
