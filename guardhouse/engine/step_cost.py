@@ -9,6 +9,7 @@ Knows: numbers of tokens, seconds.
 Never knows: sequences, tensors, devices.
 """
 
+import math
 from collections import deque
 
 import numpy as np
@@ -37,7 +38,8 @@ class StepCost:
         self._steps: deque[tuple[int, int, float]] = deque(maxlen=NUM_REMEMBERED)
         self._num_observed = 0
         self._fixed_s = 0.0
-        self.per_token_s = 0.0  # 0: nothing is known yet, everything fits
+        self.is_known = False  # a step was learnt from
+        self.per_token_s = 0.0
         self.per_pair_s = 0.0
 
     def observe(self, num_tokens: int, num_pairs: int, seconds: float) -> None:
@@ -46,6 +48,7 @@ class StepCost:
             return
         self._steps.append((num_tokens, num_pairs, seconds))
         self._num_observed += 1
+        self.is_known = True
         if self._num_observed <= REFIT_EVERY or self._num_observed % REFIT_EVERY == 0:
             self._fixed_s, self.per_token_s, self.per_pair_s = _fit(np.array(self._steps))
 
@@ -55,13 +58,17 @@ class StepCost:
 
 
 class StepBudget:
-    """What is left of one step: at most so many tokens, and so many seconds on top of its fixed cost."""
+    """What is left of one step: at most so many tokens, and so many seconds on top of its fixed cost.
+
+    While nothing is known of the cost, it is as few tokens as a step may have: else the first step of a large model on
+    a slow machine would take a quarter of a minute.
+    """
 
     def __init__(self, cost: StepCost, max_tokens: int, target_s: float) -> None:
         self._cost = cost
-        self._num_tokens = max_tokens
-        self._seconds = target_s
         self._floor = min(MIN_TOKENS, max_tokens)  # tokens that are handed out whatever they cost
+        self._num_tokens = max_tokens if cost.is_known or math.isinf(target_s) else self._floor
+        self._seconds = target_s
 
     def __bool__(self) -> bool:
         return self._num_tokens > 0 and (self._floor > 0 or self._seconds > 0)

@@ -1,5 +1,6 @@
 """What a step is expected to cost, and how much of it is handed out."""
 
+import math
 import random
 
 from hypothesis import given
@@ -48,7 +49,7 @@ def test_what_fits_is_within_the_time_or_the_floor_and_one_more_would_not_be(
     per_token_s: float, per_pair_s: float, max_tokens: int, context: int, target_s: float, share: float
 ) -> None:
     cost = StepCost()
-    cost.per_token_s, cost.per_pair_s = per_token_s, per_pair_s
+    cost.is_known, cost.per_token_s, cost.per_pair_s = True, per_token_s, per_pair_s
 
     def seconds(tokens: float) -> float:
         return per_token_s * tokens + per_pair_s * (tokens * context + tokens * tokens / 2)
@@ -62,9 +63,20 @@ def test_what_fits_is_within_the_time_or_the_floor_and_one_more_would_not_be(
 
 def test_a_spent_budget_is_empty() -> None:
     cost = StepCost()
-    cost.per_token_s = 0.005
+    cost.is_known, cost.per_token_s = True, 0.005
     budget = StepBudget(cost, 400, 1.0)
     assert budget.fitting(0) == 200
     budget.spend(200, 0)
     assert not budget
     assert budget.fitting(0) == 0
+
+
+def test_a_step_of_unknown_cost_is_small_unless_it_may_take_for_ever() -> None:
+    cost = StepCost()
+    assert StepBudget(cost, 512, 1.0).fitting(0) == MIN_TOKENS
+    assert StepBudget(cost, 100, 1.0).fitting(0) == 100
+    assert StepBudget(cost, 512, math.inf).fitting(0) == 512
+    cost.observe(4, 0, 1.0)  # says nothing of what a prompt costs
+    assert StepBudget(cost, 512, 1.0).fitting(0) == MIN_TOKENS
+    cost.observe(MIN_TOKENS, 0, 0.1)
+    assert StepBudget(cost, 512, 1.0).fitting(0) == 512
