@@ -39,31 +39,41 @@ void GH_KERNEL(load_keys)(const uint16_t *const rows[GH_LANES], size_t head_dim,
     }
 }
 
-/* scores [num_rows, num_vectors * 8] of a part of the tile. */
-GH_INLINE void score_block(const gh_attention_rows *rows, size_t first_row, size_t num_rows, const float *keys,
-                           size_t column, size_t num_vectors) {
-    const float *queries = rows->queries + first_row * rows->head_dim;
-    lanes partial[ROWS][WIDE];
+/* y [rows, columns] = x [rows, depth] . m [depth, columns]: fma over the depth, ascending. Strides between rows. */
+typedef struct {
+    float *y;
+    const float *x;
+    const float *m;
+    size_t y_stride;
+    size_t x_stride;
+    size_t m_stride;
+    size_t depth;
+} product;
+
+/* num_vectors * 8 columns of a product, added to what stands in y if `is_added`. The last three are constants wherever
+ * this is used, so that sums stay in registers. */
+GH_INLINE void multiply(product p, size_t num_rows, size_t num_vectors, bool is_added) {
+    lanes sums[ROWS][WIDE];
 #pragma GCC unroll 6
     for (size_t t = 0; t < num_rows; t++) {
 #pragma GCC unroll 4
         for (size_t v = 0; v < num_vectors; v++) {
-            partial[t][v] = lanes_set1(0.0f);
+            sums[t][v] = is_added ? lanes_load(p.y + t * p.y_stride + v * GH_LANES) : lanes_set1(0.0f);
         }
     }
 #pragma GCC unroll 4
-    for (size_t d = 0; d < rows->head_dim; d++) {
-        lanes key[WIDE];
+    for (size_t i = 0; i < p.depth; i++) {
+        lanes row[WIDE];
 #pragma GCC unroll 4
         for (size_t v = 0; v < num_vectors; v++) {
-            key[v] = lanes_load(keys + d * GH_KEY_TILE + column + v * GH_LANES);
+            row[v] = lanes_load(p.m + i * p.m_stride + v * GH_LANES);
         }
 #pragma GCC unroll 6
         for (size_t t = 0; t < num_rows; t++) {
-            lanes query = lanes_set1(queries[t * rows->head_dim + d]);
+            lanes factor = lanes_set1(p.x[t * p.x_stride + i]);
 #pragma GCC unroll 4
             for (size_t v = 0; v < num_vectors; v++) {
-                partial[t][v] = lanes_fma(query, key[v], partial[t][v]);
+                sums[t][v] = lanes_fma(factor, row[v], sums[t][v]);
             }
         }
     }
@@ -71,15 +81,33 @@ GH_INLINE void score_block(const gh_attention_rows *rows, size_t first_row, size
     for (size_t t = 0; t < num_rows; t++) {
 #pragma GCC unroll 4
         for (size_t v = 0; v < num_vectors; v++) {
-            lanes_store(rows->weights + (first_row + t) * GH_KEY_TILE + column + v * GH_LANES, partial[t][v]);
+            lanes_store(p.y + t * p.y_stride + v * GH_LANES, sums[t][v]);
         }
     }
 }
 
+GH_INLINE product skip_columns(product p, size_t count) {
+    p.y += count;
+    p.m += count;
+    return p;
+}
+
+/* Vectors of columns that are computed together: enough independent sums to hide a fma's latency. */
+GH_INLINE size_t vectors_for(size_t num_rows) { return num_rows <= 2 ? WIDE : NARROW; }
+
 GH_INLINE void score_rows(const gh_attention_rows *rows, size_t first_row, size_t num_rows, const float *keys) {
-    size_t num_vectors = num_rows <= 2 ? WIDE : NARROW; /* enough independent sums to hide a fma's latency */
+    product scores = {
+        .y = rows->weights + first_row * GH_KEY_TILE,
+        .x = rows->queries + first_row * rows->head_dim,
+        .m = keys,
+        .y_stride = GH_KEY_TILE,
+        .x_stride = rows->head_dim,
+        .m_stride = GH_KEY_TILE,
+        .depth = rows->head_dim,
+    };
+    size_t num_vectors = vectors_for(num_rows);
     for (size_t column = 0; column < GH_KEY_TILE; column += num_vectors * GH_LANES) {
-        score_block(rows, first_row, num_rows, keys, column, num_vectors);
+        multiply(skip_columns(scores, column), num_rows, num_vectors, false);
     }
 }
 
@@ -115,54 +143,26 @@ static void weigh_row(const gh_attention_rows *rows, size_t row, size_t count) {
     lanes_store(rows->totals + row * GH_LANES, total);
 }
 
-/* sums[t] += the weighted values of keys begin .. end, for num_vectors * 8 of the head's dimensions. */
-GH_INLINE void sum_columns(float *sums, const float *weights, size_t num_rows, const float *values, size_t width,
-                           size_t begin, size_t end, size_t num_vectors) {
-    lanes partial[ROWS][WIDE];
-#pragma GCC unroll 6
-    for (size_t t = 0; t < num_rows; t++) {
-#pragma GCC unroll 4
-        for (size_t v = 0; v < num_vectors; v++) {
-            partial[t][v] = lanes_load(sums + t * width + v * GH_LANES);
-        }
-    }
-#pragma GCC unroll 4
-    for (size_t j = begin; j < end; j++) {
-        lanes value[WIDE];
-#pragma GCC unroll 4
-        for (size_t v = 0; v < num_vectors; v++) {
-            value[v] = lanes_load(values + j * width + v * GH_LANES);
-        }
-#pragma GCC unroll 6
-        for (size_t t = 0; t < num_rows; t++) {
-            lanes weight = lanes_set1(weights[t * GH_KEY_TILE + j]);
-#pragma GCC unroll 4
-            for (size_t v = 0; v < num_vectors; v++) {
-                partial[t][v] = lanes_fma(weight, value[v], partial[t][v]);
-            }
-        }
-    }
-#pragma GCC unroll 6
-    for (size_t t = 0; t < num_rows; t++) {
-#pragma GCC unroll 4
-        for (size_t v = 0; v < num_vectors; v++) {
-            lanes_store(sums + t * width + v * GH_LANES, partial[t][v]);
-        }
-    }
-}
-
+/* sums += the weighted values of keys begin .. end. */
 GH_INLINE void sum_rows(const gh_attention_rows *rows, size_t first_row, size_t num_rows, const float *values,
                         size_t begin, size_t end) {
     size_t width = rows->padded_dim;
-    float *sums = rows->sums + first_row * width;
-    const float *weights = rows->weights + first_row * GH_KEY_TILE;
-    size_t num_vectors = num_rows <= 2 ? WIDE : NARROW;
+    product weighted = {
+        .y = rows->sums + first_row * width,
+        .x = rows->weights + first_row * GH_KEY_TILE + begin,
+        .m = values + begin * width,
+        .y_stride = width,
+        .x_stride = GH_KEY_TILE,
+        .m_stride = width,
+        .depth = end - begin,
+    };
+    size_t num_vectors = vectors_for(num_rows);
     size_t column = 0;
     for (; column + num_vectors * GH_LANES <= width; column += num_vectors * GH_LANES) {
-        sum_columns(sums + column, weights, num_rows, values + column, width, begin, end, num_vectors);
+        multiply(skip_columns(weighted, column), num_rows, num_vectors, true);
     }
     for (; column < width; column += GH_LANES) {
-        sum_columns(sums + column, weights, num_rows, values + column, width, begin, end, 1);
+        multiply(skip_columns(weighted, column), num_rows, 1, true);
     }
 }
 
