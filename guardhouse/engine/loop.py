@@ -3,8 +3,8 @@
 Knows: jobs, the scheduler, the runner, the clock.
 Never knows: arrays' contents, text, safety.
 
-Submission, cancellation and closing come from any thread and only touch what `_condition` guards; all else belongs to
-the engine thread. A future is resolved outside the lock, so its callbacks may submit again.
+Submission, cancellation and closing come from any thread and only touch the mailbox; all else belongs to the engine
+thread. A future is resolved outside the mailbox's lock, so its callbacks may submit again.
 
 A row whose request may not draw yet, because what its grammar allows is still being worked out on another thread, is held
 here. Its sequence has nothing left to compute until then, so the others go on without it.
@@ -17,25 +17,21 @@ this engine: it is logged, all pending requests fail with EngineClosed, and the 
 
 import heapq
 import logging
-import math
 import threading
 import time
-from collections import deque
-from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 
 from guardhouse.engine.job import Job
+from guardhouse.engine.mailbox import Mailbox
 from guardhouse.engine.request import RequestResult
 from guardhouse.engine.runner import Float32, Runner
 from guardhouse.engine.scheduler import Chunk, Scheduler, StepPlan
-from guardhouse.errors import ContextOverflow, DeadlineExceeded, EngineClosed, QueueFull, VerdictError
+from guardhouse.errors import ContextOverflow, DeadlineExceeded, EngineClosed, VerdictError
 
 logger = logging.getLogger(__name__)
-
-MAX_RETRY_AFTER_S = 60
 
 
 @dataclass(slots=True)
@@ -50,24 +46,17 @@ class Counters:
 
 
 class EngineLoop:
-    """Owns the engine thread. Invariant: a submitted job is in the inbox or in `_jobs` until its future is resolved."""
+    """Owns the engine thread. Invariant: a submitted job is in the mailbox or in `_jobs` until its future is resolved."""
 
     def __init__(self, runner: Runner, scheduler: Scheduler, max_queue: int) -> None:
         self.counters = Counters()
         self._runner = runner
         self._scheduler = scheduler
-        self._max_queue = max_queue
-        self._condition = threading.Condition()
-        self._inbox: list[Job] = []
-        self._cancelled: list[int] = []  # ids of jobs
-        self._unblocked: list[Job] = []  # what they may draw is known now
-        self._is_closing = False
-        self._unstarted: set[int] = set()  # ids of jobs that have not run yet: these count against max_queue
+        self._mailbox = Mailbox(max_queue)
         self._jobs: dict[int, Job] = {}
         self._held: dict[int, Float32] = {}  # job id -> its newest row, until it may draw
         self._is_stuck = False  # nothing can be computed until a held job may draw
         self._deadlines: list[tuple[float, int]] = []  # a heap of (deadline, job id); finished jobs may linger in it
-        self._finished_s: deque[float] = deque(maxlen=64)
         self._thread = threading.Thread(target=self._run, name="guardhouse-engine", daemon=True)
         self._thread.start()
 
@@ -75,40 +64,16 @@ class EngineLoop:
 
     @property
     def num_inbox(self) -> int:
-        return len(self._inbox)
+        return self._mailbox.num_arrived
 
     def submit(self, job: Job) -> None:
-        """Hand a job to the engine thread. A full queue refuses neither a pin nor a follow-up."""
-        with self._condition:
-            if self._is_closing:
-                raise EngineClosed("the engine is closed")
-            num_waiting = len(self._unstarted)
-            is_refusable = job.pin is None and not job.request.is_follow_up
-            if num_waiting >= self._max_queue and is_refusable:
-                raise QueueFull(estimate_retry_after_s(num_waiting, self._finished_s))
-            self._unstarted.add(job.id)
-            self._inbox.append(job)
-            self._condition.notify()
-        job.future.add_done_callback(partial(self._note_cancelled, job.id))  # not the job: it holds the future
+        self._mailbox.submit(job)
 
     def close(self) -> None:
         """End after the current step; whatever is pending fails with EngineClosed."""
-        with self._condition:
-            self._is_closing = True
-            self._condition.notify()
+        self._mailbox.close()
         if threading.current_thread() is not self._thread:
             self._thread.join()
-
-    def _note_cancelled(self, job_id: int, future: Future[RequestResult]) -> None:
-        if future.cancelled():
-            with self._condition:
-                self._cancelled.append(job_id)
-                self._condition.notify()
-
-    def _note_unblocked(self, job: Job) -> None:
-        with self._condition:
-            self._unblocked.append(job)
-            self._condition.notify()
 
     # The engine thread
 
@@ -128,30 +93,21 @@ class EngineLoop:
 
     def _take_in(self) -> bool:
         """Wait until there is something to do; note what arrived, was cancelled or is late. False: close."""
-        with self._condition:
-            while not (self._inbox or self._cancelled or self._unblocked or self._is_closing or self._can_step):
-                if not self._scheduler.has_work:
-                    self._scheduler.blocks.check_idle()
-                self._condition.wait()
-            if self._is_closing:
-                return False
-            arrived, self._inbox = self._inbox, []
-            cancelled, self._cancelled = self._cancelled, []
-            unblocked, self._unblocked = self._unblocked, []
+        if not self._scheduler.has_work:
+            self._scheduler.blocks.check_idle()
+        mail = self._mailbox.take(is_idle=not self._scheduler.has_work or self._is_stuck)
+        if mail is None:
+            return False
         self._is_stuck = False
-        for job in arrived:
+        for job in mail.arrived:
             self._add(job)
-        for job_id in cancelled:
+        for job_id in mail.cancelled:
             if job_id in self._jobs:
                 self._drop(self._jobs[job_id], None)
-        for job in unblocked:
+        for job in mail.unblocked:
             self._draw_held(job)
         self._drop_late()
         return True
-
-    @property
-    def _can_step(self) -> bool:
-        return self._scheduler.has_work and not self._is_stuck
 
     def _add(self, job: Job) -> None:
         self._jobs[job.id] = job
@@ -211,7 +167,7 @@ class EngineLoop:
     def _start(self, job: Job) -> None:
         if job.started_s is None:
             job.started_s = time.monotonic()
-            self._unstarted.discard(job.id)
+            self._mailbox.note_started(job.id)
             self.counters.prompt_tokens += job.sequence.num_prompt_tokens
             self.counters.cached_tokens += job.sequence.num_cached_tokens or 0
 
@@ -244,9 +200,9 @@ class EngineLoop:
             self._held[job.id] = rows[-1:].copy()
 
     def _may_draw(self, job: Job) -> bool:
-        """False: `_unblocked` will have the job in it once it may."""
+        """False: the mailbox will have the job in it once it may."""
         constraint = job.request.constraint
-        return constraint is None or constraint.when_ready(partial(self._note_unblocked, job))
+        return constraint is None or constraint.when_ready(partial(self._mailbox.unblock, job))
 
     def _draw_held(self, job: Job) -> None:
         rows = self._held.get(job.id)
@@ -284,10 +240,7 @@ class EngineLoop:
             self._drop(self._jobs[sequence.id], closed_by(cause))
 
     def _fail_everything(self, cause: BaseException | None) -> None:
-        with self._condition:
-            self._is_closing = True
-            pending, self._inbox = self._inbox, []
-        for job in [*self._jobs.values(), *pending]:
+        for job in [*self._jobs.values(), *self._mailbox.close_and_take_jobs()]:
             self._resolve(job, closed_by(cause))
 
     def _drop(self, job: Job, error: Exception | None) -> None:
@@ -298,8 +251,7 @@ class EngineLoop:
     def _resolve(self, job: Job, outcome: RequestResult | Exception | None) -> None:
         self._jobs.pop(job.id, None)
         self._held.pop(job.id, None)
-        self._unstarted.discard(job.id)
-        self._finished_s.append(time.monotonic())
+        self._mailbox.note_finished(job.id)
         if not job.future.set_running_or_notify_cancel():
             return
         if isinstance(outcome, RequestResult):
@@ -313,11 +265,3 @@ def closed_by(cause: BaseException | None) -> EngineClosed:
     error = EngineClosed("the engine was closed" if cause is None else "the engine failed while the request was in it")
     error.__cause__ = cause
     return error
-
-
-def estimate_retry_after_s(num_waiting: int, finished_s: deque[float]) -> int:
-    """Whole seconds in which the waiting requests should be done, at the pace of the last ones that finished."""
-    if not finished_s:
-        return 1
-    seconds_each = (time.monotonic() - finished_s[0]) / len(finished_s)
-    return max(1, min(MAX_RETRY_AFTER_S, math.ceil(num_waiting * seconds_each)))
