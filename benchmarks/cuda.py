@@ -1,8 +1,9 @@
 """Correctness, kernels and whole verdicts on a GPU, in one run of a few minutes.
 
-    python -m benchmarks.cuda --model /tmp/7b [--rounds 20] [--requests 512]
+    python -m benchmarks.cuda --model ../shared/data/llamaguard-7b [--rounds 20] [--requests 512]
 
-`--model`: a checkpoint folder (benchmarks/make_checkpoint.py writes a random one of the 7B shape). First the operations
+`--model`: a folder with a checkpoint's configuration, tokenizer and template. Weights are not read: random ones of that
+shape are made on the device (random_model.py), which takes seconds. First the operations
 are compared with the numpy reference; then copy bandwidth and product rates of this device are measured with plain torch,
 as ceilings; then the kernels at the model's shapes beside them; then verdicts and decoding through the engine, and a plain
 torch bfloat16 model of the same shape with SDPA, in the same run. Prints tables and, as the last line, the same as JSON.
@@ -27,10 +28,16 @@ from torch.nn import functional
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before anything imports Triton
 
-from benchmarks.engine import measure_decode, measure_verdicts, open_bench, report
+from benchmarks.engine import Bench, measure_decode, measure_verdicts, report
 from benchmarks.machine import describe_machine
-from guardhouse.model.checkpoint import Checkpoint
+from benchmarks.random_model import random_llama
+from guardhouse.config import Settings
+from guardhouse.engine.engine import Engine
+from guardhouse.guard.prompt import FrameStore
+from guardhouse.guard.sizing import engine_config, window_of
+from guardhouse.model.checkpoint import read_config
 from guardhouse.model.llama_config import LlamaConfig
+from guardhouse.model.tokenizer import Tokenizer
 from guardhouse.ops.cuda import CudaOps, describe_device
 from guardhouse.ops.reference import ReferenceOps
 from guardhouse.ops.table import Batch, HeadLayout, Int4Weight, KVCache, RopeTable
@@ -197,8 +204,17 @@ def _sdpa(x: Tensor, qkv: Tensor, config: LlamaConfig) -> Tensor:
     return out.transpose(1, 2).flatten(2)
 
 
+def open_random_bench(folder: Path, settings: Settings) -> Bench:
+    """An engine on the device, with random weights of the folder's shape."""
+    config, ops = read_config(folder), CudaOps()
+    window = window_of(config, settings)
+    llama = random_llama(config, ops, window)
+    engine = Engine(llama, engine_config(config, settings, window, ops))
+    return Bench(engine, FrameStore(Tokenizer.load(folder)).frame("user"), config.vocab_size)
+
+
 def measure(arguments: argparse.Namespace) -> dict[str, object]:
-    config = Checkpoint.open(arguments.model).config
+    config = read_config(arguments.model)
     ceiling = ceilings(arguments.rounds)
     print(*(f"{name} {value}" for name, value in ceiling.items()), sep="  ", end="\n\n")
     kernels = kernel_rows(config, ceiling, arguments.rounds)
@@ -206,7 +222,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, object]:
     results: dict[str, object] = {"ceilings": ceiling, "kernels": kernels}
     began = time.perf_counter()
     sizes = {"max_num_batched_tokens": arguments.batched_tokens, "max_num_seqs": arguments.sequences}
-    bench = open_bench(arguments.model, None, "cuda", **sizes)
+    bench = open_random_bench(arguments.model, Settings(max_queue=1024, **sizes))
     print(f"model ready after {time.perf_counter() - began:.1f} s\n")
     with bench.engine:
         bench.seconds([bench.verdict(60)])

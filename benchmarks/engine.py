@@ -96,14 +96,13 @@ class Bench:
         return time.perf_counter() - began
 
 
-def open_bench(model: Path, threads: int | None, device: str = "auto", **sizes: int) -> Bench:
-    """`sizes`: settings of the engine that are not to be the defaults."""
-    settings = Settings(threads=threads, max_queue=1024, **sizes)
+def open_bench(model: Path, threads: int | None) -> Bench:
+    settings = Settings(threads=threads, max_queue=1024)
     checkpoint = Checkpoint.open(model)
-    ops = load_ops(device, threads)
+    ops = load_ops("auto", threads)
     window = window_of(checkpoint.config, settings)
     llama = load_llama(checkpoint, ops, settings.cache_dir, window)
-    engine = Engine(llama, engine_config(checkpoint, settings, window, ops))
+    engine = Engine(llama, engine_config(checkpoint.config, settings, window, ops, checkpoint.fingerprint))
     return Bench(engine, FrameStore(Tokenizer.load(model)).frame("user"), checkpoint.config.vocab_size)
 
 

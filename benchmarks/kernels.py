@@ -1,6 +1,6 @@
 """Speed of the C kernels on this machine, at the sizes of Llama 7B.
 
-    python -m benchmarks.kernels [--threads 1 2] [--seconds 0.5]
+    python -m benchmarks.kernels [--threads 1 2] [--seconds 0.5] [--isa avx2 avx512]
 
 Prints a table and, as the last line, the same as JSON. Each number is the best and the median of repeated calls within
 `--seconds`: on a shared machine the best says what the kernel can do, the median what it did. A probe (limits.py) says
@@ -15,12 +15,14 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import product
 
 import numpy as np
 
 from benchmarks.limits import Limits, Probe
 from benchmarks.machine import describe_machine
-from guardhouse.ops.cpu import CpuOps
+from guardhouse.ops.cpu import CpuOps, best_isa
+from guardhouse.ops.native import ISAS
 from guardhouse.ops.table import Batch, DenseWeight, HeadLayout, Int4Weight
 
 HIDDEN, INTERMEDIATE, VOCABULARY, HEADS, HEAD_DIM = 4096, 11008, 32000, 32, 128  # Llama 7B
@@ -32,6 +34,7 @@ class Result:
     """One kernel at one size."""
 
     kernel: str
+    isa: str
     threads: int
     tokens: int
     best_ms: float
@@ -52,7 +55,7 @@ class Case:
     call: Callable[[], object]
 
 
-def measure(case: Case, threads: int, seconds: float) -> Result:
+def measure(case: Case, isa: str, threads: int, seconds: float) -> Result:
     """Call for `seconds`, at least five times, after one call to warm up."""
     case.call()
     times: list[float] = []
@@ -63,7 +66,7 @@ def measure(case: Case, threads: int, seconds: float) -> Result:
     best, median = min(times), statistics.median(times)
     operations, num_bytes = case.operations / 1e9, case.num_bytes / 1e9
     numbers = (best * 1e3, median * 1e3, operations / best, operations / median, num_bytes / best)
-    return Result(case.kernel, threads, case.tokens, *(round(number, 4) for number in numbers))
+    return Result(case.kernel, isa, threads, case.tokens, *(round(number, 4) for number in numbers))
 
 
 def linear_cases(ops: CpuOps, rng: np.random.Generator) -> Iterator[Case]:
@@ -108,12 +111,12 @@ def row_cases(ops: CpuOps, rng: np.random.Generator) -> Iterator[Case]:
     yield Case("rms_norm 64 (call overhead)", 1, 256, 256, lambda: ops.rms_norm(small, weight[:64], 1e-5))
 
 
-def run_threads(threads: int, probe: Probe, seconds: float) -> Iterator[tuple[Result, Limits | None]]:
-    ops, rng = CpuOps(threads), np.random.default_rng(0)
+def run(isa: str, threads: int, probe: Probe, seconds: float) -> Iterator[tuple[Result, Limits | None]]:
+    ops, rng = CpuOps(threads, isa), np.random.default_rng(0)
     for cases in (linear_cases, attention_cases, row_cases):
         for case in cases(ops, rng):
             before = probe.limits(threads) if case.kernel.startswith("int4") else None
-            result = measure(case, threads, seconds)
+            result = measure(case, isa, threads, seconds)
             yield result, before
 
 
@@ -121,8 +124,8 @@ def shares(result: Result, limits: Limits | None) -> str:
     """How near the best call came to what the machine can do."""
     if limits is None:
         return ""
-    product, read = result.best_gops / limits.product_gops, result.best_gbs / limits.read_gbs
-    return f" {product:4.0%} of {limits.product_gops:.0f} GOP/s, {read:4.0%} of {limits.read_gbs:.1f} GB/s"
+    products, read = result.best_gops / limits.product_gops, result.best_gbs / limits.read_gbs
+    return f" {products:4.0%} of {limits.product_gops:.0f} GOP/s, {read:4.0%} of {limits.read_gbs:.1f} GB/s"
 
 
 def main() -> None:
@@ -130,16 +133,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--seconds", type=float, default=0.5, help="per number")
+    parser.add_argument("--isa", nargs="+", choices=list(ISAS), default=[best_isa()], help="instruction sets")
     arguments = parser.parse_args()
     machine = describe_machine()
     print(*machine.values(), sep="\n")
-    print(f"{'kernel':28} threads tokens   best ms median ms | GOP/s best median |  GB/s | of the machine's limits")
+    print(
+        f"{'kernel':28} isa      threads tokens   best ms median ms | GOP/s best median |  GB/s | of the machine's limits"
+    )
     results, probe = [], Probe()
-    for threads in arguments.threads:
-        for result, limits in run_threads(threads, probe, arguments.seconds):
+    for isa, threads in product(arguments.isa, arguments.threads):
+        for result, limits in run(isa, threads, probe, arguments.seconds):
             results.append(asdict(result) | ({"limits": asdict(limits)} if limits else {}))
             print(
-                f"{result.kernel:28} {threads:7} {result.tokens:6} {result.best_ms:9.3f} {result.median_ms:9.3f} |"
+                f"{result.kernel:28} {isa:8} {threads:7} {result.tokens:6} {result.best_ms:9.3f} {result.median_ms:9.3f} |"
                 f" {result.best_gops:10.1f} {result.median_gops:6.1f} | {result.best_gbs:5.1f} |{shares(result, limits)}",
                 flush=True,
             )

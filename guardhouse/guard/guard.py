@@ -104,7 +104,7 @@ class Guard:
         ops = load_ops(settings.device, settings.threads)
         window = window_of(checkpoint.config, settings)
         llama = load_llama(checkpoint, ops, settings.cache_dir, window, progress)
-        engine = Engine(llama, engine_config(checkpoint, settings, window, ops))
+        engine = Engine(llama, engine_config(checkpoint.config, settings, window, ops, checkpoint.fingerprint))
         grammars = GrammarCompiler(tokenizer.as_json, checkpoint.config.vocab_size, tokenizer.eos_token_ids)
         info = GuardInfo(
             name=EMBEDDED if is_embedded else folder.resolve().name,

@@ -9,7 +9,7 @@ import os
 from guardhouse.config import Settings
 from guardhouse.engine.engine import EngineConfig
 from guardhouse.errors import ConfigError
-from guardhouse.model.checkpoint import Checkpoint, LlamaConfig
+from guardhouse.model.llama_config import LlamaConfig
 from guardhouse.ops.table import HeadLayout, Ops, StepSize
 
 # Converters wrote 2048 into every Llama 1 and 2 checkpoint with the usual RoPE base; both Llama 2 and Llama Guard 7B were
@@ -32,9 +32,13 @@ def window_of(config: LlamaConfig, settings: Settings) -> int:
     return min(config.max_positions, LARGEST_DEFAULT_WINDOW)
 
 
-def engine_config(checkpoint: Checkpoint, settings: Settings, window: int, ops: Ops) -> EngineConfig:
-    """The engine's sizes: the settings' own, and a KV cache that fits: the device's free bytes, else this machine."""
-    config = checkpoint.config
+def engine_config(
+    config: LlamaConfig, settings: Settings, window: int, ops: Ops, fingerprint: str = ""
+) -> EngineConfig:
+    """The engine's sizes: the settings' own, and a KV cache that fits: the device's free bytes, else this machine.
+
+    `fingerprint`: of the checkpoint's weights; without it pinned prefixes are not saved.
+    """
     free_bytes = ops.free_bytes(largest_step(config, settings, window))
     return EngineConfig(
         num_blocks=num_blocks_for(config, settings, window, ops.name, free_bytes),
@@ -44,7 +48,7 @@ def engine_config(checkpoint: Checkpoint, settings: Settings, window: int, ops: 
         max_num_batched_tokens=settings.max_num_batched_tokens,
         target_step_s=settings.target_step_s,
         max_queue=settings.max_queue,
-        model_fingerprint=checkpoint.fingerprint,
+        model_fingerprint=fingerprint,
     )
 
 

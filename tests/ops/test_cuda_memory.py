@@ -48,14 +48,14 @@ def test_the_cache_gets_what_weights_and_steps_leave(tmp_path: Path) -> None:
     settings = Settings(max_num_seqs=4, max_num_batched_tokens=64)
     block_bytes = settings.block_size * 2 * 2 * 2 * 16 * 2  # keys and values, layers, heads, head_dim, float16
     window_blocks = 1024 // settings.block_size
-    roomy = engine_config(checkpoint, settings, 1024, ops_with(20 * GIB))
+    roomy = engine_config(checkpoint.config, settings, 1024, ops_with(20 * GIB))
     assert roomy.num_blocks == 4 * window_blocks, "not more than all sequences can use"
     step = largest_step(checkpoint.config, settings, 1024)
     spent = 20 * GIB - (ops_with(20 * GIB).free_bytes(step) or 0)
-    tight = engine_config(checkpoint, settings, 1024, ops_with(spent + 100 * block_bytes))
+    tight = engine_config(checkpoint.config, settings, 1024, ops_with(spent + 100 * block_bytes))
     assert tight.num_blocks == 100
     with pytest.raises(ConfigError, match="lower max_model_len or max_num_batched_tokens"):
-        engine_config(checkpoint, settings, 1024, ops_with(spent + 90 * block_bytes))
+        engine_config(checkpoint.config, settings, 1024, ops_with(spent + 90 * block_bytes))
     assert ops_with(SLACK_BYTES).free_bytes(step) == 0
 
 
