@@ -16,7 +16,7 @@ import json
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -30,7 +30,7 @@ if not torch.cuda.is_available():
 
 from benchmarks.engine import Bench, measure_decode, measure_verdicts, report
 from benchmarks.machine import describe_machine
-from benchmarks.random_model import random_llama
+from benchmarks.random_model import random_linear, random_llama
 from guardhouse.config import Settings
 from guardhouse.engine.engine import Engine
 from guardhouse.guard.prompt import FrameStore
@@ -45,18 +45,23 @@ from guardhouse.ops.table import Batch, HeadLayout, Int4Weight, KVCache, RopeTab
 Row = dict[str, object]
 
 
-def median_s(call: Callable[[], object], rounds: int) -> float:
-    """Device time by events, after two calls that compile and warm up."""
-    call(), call()
+def median_s(calls: Sequence[Callable[[], object]], rounds: int) -> float:
+    """Device time of one call. All of them are recorded as one CUDA graph: launches from Python take longer than kernels."""
+    for call in calls:
+        call(), call()  # the first may compile
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for call in calls:
+            call()
     times = []
-    for _ in range(rounds):
+    for _ in range(rounds + 1):  # the first warms up
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
-        call()
+        graph.replay()
         end.record()
         end.synchronize()
-        times.append(start.elapsed_time(end) / 1e3)
-    return statistics.median(times)
+        times.append(start.elapsed_time(end) / 1e3 / len(calls))
+    return statistics.median(times[1:])
 
 
 def random_int4(rng: np.random.Generator, num_inputs: int, num_outputs: int, group: int = 128) -> Int4Weight:
@@ -109,31 +114,32 @@ def ceilings(rounds: int) -> dict[str, float]:
     """What torch's own kernels reach here: copy GB/s (read and write), TFLOP/s in bfloat16 and fp8, TOP/s in int8."""
     source = torch.empty(1 << 30, dtype=torch.uint8, device="cuda")
     target = torch.empty_like(source)
-    copy = 2 * source.numel() / median_s(lambda: target.copy_(source), rounds) / 1e9
+    copy = 2 * source.numel() / median_s([lambda: target.copy_(source)], rounds) / 1e9
     size = 8192
     a, b = (torch.randn(size, size, device="cuda", dtype=torch.bfloat16) for _ in range(2))
-    bf16 = 2 * size**3 / median_s(lambda: a @ b, rounds) / 1e12
+    bf16 = 2 * size**3 / median_s([lambda: a @ b], rounds) / 1e12
     c, d = (torch.randint(-127, 127, (size, size), device="cuda", dtype=torch.int8) for _ in range(2))
-    int8 = 2 * size**3 / median_s(lambda: torch._int_mm(c, d.T), rounds) / 1e12
+    int8 = 2 * size**3 / median_s([lambda: torch._int_mm(c, d.T)], rounds) / 1e12
     found = {"copy_gb_s": copy, "bf16_tflop_s": bf16, "int8_top_s": int8}
     if torch.cuda.get_device_capability() >= (8, 9):  # from there on tensor cores take fp8
         e, f = (each.to(torch.float8_e4m3fn) for each in (a, b))
         one = torch.ones((), device="cuda")
         product = partial(torch._scaled_mm, e, f.T, one, one, out_dtype=torch.bfloat16)
-        found["fp8_tflop_s"] = 2 * size**3 / median_s(product, rounds) / 1e12
+        found["fp8_tflop_s"] = 2 * size**3 / median_s([product], rounds) / 1e12
     return {name: round(value, 1) for name, value in found.items()}
 
 
 def kernel_rows(config: LlamaConfig, ceiling: dict[str, float], rounds: int) -> list[Row]:
-    rng, ops = np.random.default_rng(0), CudaOps()
+    ops, generator = CudaOps(), torch.Generator("cuda")
     hidden, intermediate = config.hidden_size, config.intermediate_size
     rows: list[Row] = []
     for name, inputs, outputs in (("gate_up", hidden, 2 * intermediate), ("down", intermediate, hidden)):
-        weight = ops.place(ops.pack_int4(random_int4(rng, inputs, outputs)))
-        num_bytes = sum(array.numel() * array.element_size() for array in weight.arrays.values())
+        # As many as fill the L2 cache several times: in a model no weight is there when its turn comes.
+        weights = [random_linear(generator, inputs, outputs) for _ in range(8)]
+        num_bytes = sum(array.numel() * array.element_size() for array in weights[0].arrays.values())
         for tokens in (1, 16, 128, 512, 2048):
             x = torch.randn(tokens, inputs, device="cuda")
-            seconds = median_s(lambda x=x, weight=weight: ops.linear(x, weight), rounds)
+            seconds = median_s([partial(ops.linear, x, weight) for weight in weights], rounds)
             tops = 2 * tokens * inputs * outputs / seconds / 1e12
             gbs = num_bytes / seconds / 1e9
             share = max(tops / ceiling["int8_top_s"], gbs / ceiling["copy_gb_s"])
@@ -141,7 +147,7 @@ def kernel_rows(config: LlamaConfig, ceiling: dict[str, float], rounds: int) -> 
     layout = HeadLayout(config.num_heads, config.num_kv_heads, config.head_dim)
     for tokens in (1, 128, 512):
         call, flops, num_bytes = attention_call(ops, layout, tokens, 1024)
-        seconds = median_s(call, rounds)
+        seconds = median_s([call] * 8, rounds)
         tflops, gbs = flops / seconds / 1e12, num_bytes / seconds / 1e9
         share = max(tflops / ceiling["bf16_tflop_s"], gbs / ceiling["copy_gb_s"])
         rows.append(kernel_row("attention, context 1024", tokens, seconds, tflops, gbs, share))
@@ -192,7 +198,7 @@ def plain_torch(config: LlamaConfig, num_tokens: int, rounds: int) -> Row:
             y = y + functional.linear(functional.silu(gate) * up, layer["down"])
         return functional.linear(y[:, -4:], head)
 
-    seconds = median_s(forward, max(3, rounds // 4))
+    seconds = median_s([forward], max(3, rounds // 4))
     return {"what": "plain torch bfloat16 + SDPA, whole prompt", "tokens": num_tokens, "ms": round(seconds * 1e3, 3)}
 
 

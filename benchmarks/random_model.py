@@ -24,7 +24,7 @@ from guardhouse.ops.table import PackedLinear, RopeTable
 def random_llama(config: LlamaConfig, ops: CudaOps, window: int, device: str = "cuda", group_size: int = 128) -> Llama:
     """A 4-bit Llama of this shape. `window`: tokens of the longest sequence."""
     generator = torch.Generator(device).manual_seed(0)
-    int4 = partial(_random_int4, generator, group_size)
+    int4 = partial(random_linear, generator, group_size=group_size)
     hidden, heads = config.hidden_size, config.num_heads * config.head_dim
     widths = {
         "qkv": (hidden, heads + 2 * config.num_kv_heads * config.head_dim),
@@ -42,7 +42,8 @@ def random_llama(config: LlamaConfig, ops: CudaOps, window: int, device: str = "
     return Llama(config, ops, weights, window)
 
 
-def _random_int4(generator: torch.Generator, group_size: int, num_inputs: int, num_outputs: int) -> PackedLinear:
+def random_linear(generator: torch.Generator, num_inputs: int, num_outputs: int, group_size: int = 128) -> PackedLinear:
+    """4-bit weights as CudaOps would have placed them on the generator's device."""
     num_groups, padded, tile = num_inputs // group_size, padded_outputs(num_outputs), int(TILE_OUT.value)
     draw = partial(torch.randint, generator=generator, device=generator.device, dtype=torch.uint8)
     scales = torch.empty((num_groups, padded), device=generator.device).uniform_(0.75, 1.25, generator=generator)
