@@ -46,12 +46,12 @@ def random_linear(generator: torch.Generator, num_inputs: int, num_outputs: int,
     """4-bit weights as CudaOps would have placed them on the generator's device."""
     num_groups, padded, tile = num_inputs // group_size, padded_outputs(num_outputs), int(TILE_OUT.value)
     draw = partial(torch.randint, generator=generator, device=generator.device, dtype=torch.uint8)
-    scales = torch.empty((num_groups, padded), device=generator.device).uniform_(0.75, 1.25, generator=generator)
-    arrays: dict[str, Tensor] = {
-        "codes": draw(0, 256, (padded // tile, num_groups, tile, group_size // 2)),
-        "zeros": draw(7, 9, (num_groups, padded)),
-        "scales": (scales * 0.25 * num_inputs**-0.5).half(),
-    }
+    shape = (padded // tile, num_groups, tile)
+    scales = torch.empty(shape, device=generator.device).uniform_(0.75, 1.25, generator=generator) * num_inputs**-0.5
+    words = (scales * 0.25).half().view(torch.int16).int() | (
+        draw(7, 9, shape).int() << 16
+    )  # positive: no sign to spread
+    arrays: dict[str, Tensor] = {"codes": draw(0, 256, (*shape, group_size // 2)), "affine": words}
     return PackedLinear("int4", num_inputs, num_outputs, group_size, arrays)
 
 

@@ -65,8 +65,7 @@ def int4(inputs: int, outputs: int, group: int = 128) -> PackedLinear:
     padded = -(-outputs // 64) * 64
     arrays = {
         "codes": empty(padded // 64, inputs // group, 64, group // 2, dtype=torch.uint8),
-        "zeros": empty(inputs // group, padded, dtype=torch.uint8),
-        "scales": empty(inputs // group, padded, dtype=torch.float16),
+        "affine": empty(padded // 64, inputs // group, 64, dtype=torch.int32),
     }
     return PackedLinear("int4", inputs, outputs, group, arrays)
 

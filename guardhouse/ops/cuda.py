@@ -47,7 +47,7 @@ class CudaOps:
     """
 
     name = "cuda"
-    version = "w4a8-2"
+    version = "w4a8-3"
     is_deterministic = False  # made to be, but not yet proven bit for bit on a device
 
     def __init__(
@@ -70,14 +70,12 @@ class CudaOps:
     def pack_int4(self, weight: Int4Weight) -> PackedLinear:
         num_inputs, num_outputs = weight.codes.shape
         group_size = activation_group_size(num_inputs // len(weight.scales))
-        if group_size not in w4a8.GROUP_SIZES:
+        scales = halved_if_exact(weight.scales)
+        if group_size not in w4a8.GROUP_SIZES or scales.dtype != np.float16:
             return self.pack_dense(DenseWeight(_dequantize(weight).astype(np.float16), weight.bias))
-        repeats = num_inputs // group_size // len(weight.scales)
-        arrays = {
-            "codes": w4a8.pack_codes(weight.codes, group_size),
-            "zeros": w4a8.pad_outputs(np.repeat(weight.zeros.astype(np.uint8), repeats, axis=0)),
-            "scales": w4a8.pad_outputs(np.repeat(halved_if_exact(weight.scales), repeats, axis=0)),
-        } | _bias_array(weight.bias)
+        repeats = num_inputs // group_size // len(scales)
+        zeros, scales = np.repeat(weight.zeros, repeats, axis=0), np.repeat(scales, repeats, axis=0)
+        arrays = w4a8.pack(weight.codes, zeros, scales, group_size) | _bias_array(weight.bias)
         return PackedLinear("int4", num_inputs, num_outputs, group_size, arrays)
 
     def pack_dense(self, weight: DenseWeight) -> PackedLinear:
@@ -242,7 +240,7 @@ def describe_device() -> str:
 
 
 def _multiply(x: activations.Quantized, weight: PackedLinear, onto: Tensor | None = None) -> Tensor:
-    plan = w4a8.plan_product(x.num_tokens, len(x.scales), weight.out_features)
+    plan = w4a8.plan_product(x.num_tokens, weight.out_features)
     return w4a8.multiply(x, weight.arrays, weight.out_features, plan, onto)
 
 

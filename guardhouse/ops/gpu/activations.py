@@ -2,7 +2,6 @@
 
     codes   int8  [tokens, in]       round to nearest even of  value * 127 / largest |value| of its group
     scales  float [groups, tokens]   largest / 127; NaN where a value of the group is not finite
-    sums    float [groups, tokens]   the codes' sum, exact: what a weight's zero point is multiplied by
 
 The norm and the gate are rows.py's, computed in the same kernel, so that their results never go to memory.
 """
@@ -32,12 +31,11 @@ class Quantized:
     num_tokens: int
     codes: Tensor
     scales: Tensor
-    sums: Tensor
 
 
 @triton.jit
 def _quantize(
-    x, norm, eps, codes, scales, sums, padded_tokens, num_groups,
+    x, norm, eps, codes, scales, padded_tokens, num_groups,
     source: tl.constexpr, group_size: tl.constexpr, groups_at_once: tl.constexpr,
 ):  # fmt: skip
     """Some of a token's groups; all of them, if there is a norm."""
@@ -63,7 +61,6 @@ def _quantize(
     code = rounded.to(tl.int32, bitcast=True) - ROUNDER_BITS
     tl.store(codes + token * width + columns, code.to(tl.int8), mask=mask)
     where = groups.to(tl.int64) * padded_tokens + token
-    tl.store(sums + where, tl.sum(code, axis=1).to(tl.float32), mask=is_group)
     scale = tl.where(is_finite, tl.where(is_used, largest / 127.0, 0.0), float("nan"))
     tl.store(scales + where, scale, mask=is_group)
 
@@ -89,12 +86,12 @@ def _launch(
     num_tokens, num_groups = len(x), width // group_size
     padded = FEW_TOKENS if num_tokens <= FEW_TOKENS else triton.cdiv(num_tokens, TOKENS) * TOKENS
     codes = torch.empty((padded, width), dtype=torch.int8, device=x.device)
-    scales, sums = x.new_empty((2, num_groups, padded))
+    scales = x.new_empty((num_groups, padded))
     weight, eps = (x, 0.0) if norm is None else norm
     at_once = GROUPS_AT_ONCE if norm is None else triton.next_power_of_2(num_groups)
     _quantize[(num_tokens, triton.cdiv(num_groups, at_once))](
-        x, weight, eps, codes, scales, sums, padded, num_groups,
+        x, weight, eps, codes, scales, padded, num_groups,
         source=source.value, group_size=group_size, groups_at_once=at_once,
         num_warps=4 if norm is None else NORM_WARPS, enable_fp_fusion=False,
     )  # fmt: skip
-    return Quantized(num_tokens, codes, scales, sums)
+    return Quantized(num_tokens, codes, scales)

@@ -1,18 +1,22 @@
 """4-bit weights times 8-bit activations on tensor cores: exact integers within a group, floats in a fixed order.
 
     codes    uint8 [out / 64, groups, 64, G / 2]   a tile's bytes lie side by side; byte j of a group holds input j in its
-                                                   low nibble, input G/2 + j in its high one: two products, no shuffles
-    zeros    uint8 [groups, out]                   outputs padded to a multiple of 64 here and below
-    scales   float [groups, out]
-    x        int8  [tokens, in], scales and sums of codes [groups, tokens], from activations.py: padded to whole tiles,
-             so that nothing need be masked; what padding holds goes to results that are not stored
+                                                   low nibble, input G/2 + j in its high one: no shuffles
+    affine   int32 [out / 64, groups, 64]          low half: the scale, as float16; high half: the zero point
+    x        int8  [tokens, in], scales float [groups, tokens], from activations.py: padded to whole tiles, so that nothing
+             need be masked; what padding holds goes to results that are not stored
 
-    result[t, o] = bias + sum over parts of sum over a part's groups of  (codes . x - zero * x_sum) * (scale * x_scale)
+    part[t, o]   = sum over its groups, in order, of  ((codes - zero) . x) * (scale * x_scale)
+    result[t, o] = sum over parts, in order; then bias
 
-A part is a run of groups; its length depends on the weight's shape alone. Few tokens: one program per part, then the parts
-are added in order. Many tokens: one program walks all parts. What is in brackets is below 2^24, so exact in integers and in
-floats alike, and the float sums happen in the same order with the same roundings (fused operations are written out, none
-are left to the compiler): a row's bits depend neither on the tile nor on what else is in the batch.
+A part is a run of groups; its length depends on the weight's shape alone. Where few programs would be at work, there is one
+per part, and the parts are added in order; else one program walks all parts and keeps their sum in memory, since a second
+sum would take registers from the first. What is in inner brackets is below 2^24, so exact in integers and in floats alike,
+and the float sums happen in the same order with the same roundings (fused operations are written out, none are left to the
+compiler): a row's bits depend neither on the tile nor on what else is in the batch.
+
+Everything a group needs comes through the pipeline, its scales and zero points too: waited for one by one, they cost more
+than the products (docs/log.md).
 """
 
 from collections.abc import Mapping
@@ -27,19 +31,17 @@ from torch import Tensor
 
 from guardhouse.ops.gpu.activations import FEW_TOKENS, Quantized
 
-GROUP_SIZES = (64, 128)  # half a group is the depth of one product: at least 32 for int8
-TILE_OUT = tl.constexpr(64)  # outputs whose codes lie side by side
+GROUP_SIZES = (64, 128)
+TILE_OUT = tl.constexpr(64)  # outputs of a program, whose codes lie side by side
 IS_INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)  # it knows no machine code
-PROGRAMS_WANTED = 264  # two per multiprocessor of an H100 or H200
+PROGRAMS_WANTED = 256  # about two per multiprocessor of an H100 or H200
 
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """One program's share of the result, and how it is computed."""
+    """One program's share of the result is this many tokens by 64 outputs."""
 
-    outputs: int  # a multiple of 64
     tokens: int
-    num_warps: int
     num_stages: int  # groups on their way from memory
 
 
@@ -51,29 +53,34 @@ class Plan:
     is_split: bool  # the parts side by side, where there are several
 
 
-# Few tokens are bound by the weights' bytes: many small programs, deep pipelines. Many are bound by the products: each byte
-# is used as often as registers allow, and a second sum (weights in several parts) takes registers too. None of these spills:
-# tests/ops/test_cuda_compiled.py has them compiled.
-SOME_TOKENS = 256
-FEW, SOME, MANY, MANY_IN_PARTS = (
-    Tile(64, FEW_TOKENS, 4, 5),
-    Tile(64, 64, 4, 3),
-    Tile(128, 128, 8, 3),
-    Tile(128, 64, 8, 3),
-)
+# Few tokens are bound by the weights' bytes, many by the products and by what goes from the L2 cache to a multiprocessor.
+# Measured on an H100 (docs/log.md); none of these spills registers: tests/ops/test_cuda_compiled.py has them compiled.
+SOME_TOKENS = 64
+FEW, SOME, MANY = Tile(FEW_TOKENS, 4), Tile(64, 3), Tile(128, 3)
+NUM_WARPS = 4
 
 
 @triton.jit
-def _unpack(pair):
-    """The codes in the low and in the high nibbles."""
+def _centred(pair, zeros):
+    """The codes in the low and in the high nibbles, less their zero points: int8."""
     if IS_INTERPRETED:
-        low, high = (pair & 15).to(tl.int8), (pair >> 4).to(tl.int8)
-    else:  # the same, four bytes to an instruction; left to the compiler it is 134 of a group's 302 instructions
-        low = tl.inline_asm_elementwise("and.b32 $0, $1, 0x0F0F0F0F;", "=r,r", [pair], tl.int8, is_pure=True, pack=4)
+        zero = (zeros & 15).to(tl.int8)
+        low, high = (pair & 15).to(tl.int8) - zero, (pair >> 4).to(tl.int8) - zero
+    else:  # Four bytes to an instruction. With its top bit set a byte never borrows; without it, it has its sign.
+        low = tl.inline_asm_elementwise(
+            """{ .reg .b32 t; lop3.b32 t, $1, 0x0F0F0F0F, 0x80808080, 0xEA;
+            sub.u32 t, t, $2; xor.b32 $0, t, 0x80808080; }""",
+            "=r,r,r,r,r,r",
+            [pair, zeros],
+            tl.int8,
+            is_pure=True,
+            pack=4,
+        )
         high = tl.inline_asm_elementwise(
-            "{ .reg .b32 t; shr.u32 t, $1, 4; and.b32 $0, t, 0x0F0F0F0F; }",
-            "=r,r",
-            [pair],
+            """{ .reg .b32 t; shr.u32 t, $1, 4; lop3.b32 t, t, 0x0F0F0F0F, 0x80808080, 0xEA;
+            sub.u32 t, t, $2; xor.b32 $0, t, 0x80808080; }""",
+            "=r,r,r,r,r,r",
+            [pair, zeros],
             tl.int8,
             is_pure=True,
             pack=4,
@@ -83,65 +90,66 @@ def _unpack(pair):
 
 @triton.jit
 def _sum_part(
-    x, x_scales, x_sums, codes, zeros, scales, first_group, end_group, num_groups, padded_tokens, padded_outputs,
-    tokens, outputs, half: tl.constexpr, block_tokens: tl.constexpr, block_out: tl.constexpr,
+    x, x_scales, codes, affine, first_group, end_group, num_groups, padded_tokens, tokens, outputs,
+    half: tl.constexpr, block_tokens: tl.constexpr, block_out: tl.constexpr, num_stages: tl.constexpr,
 ):  # fmt: skip
     """float32 [outputs, tokens]: the groups first_group .. end_group - 1, added in order."""
-    depth = tl.arange(0, half)
-    x_row = x + tokens[None, :].to(tl.int64) * (num_groups * 2 * half) + depth[:, None]
+    x_row = x + tokens[None, :].to(tl.int64) * (num_groups * 2 * half) + tl.arange(0, 2 * half)[:, None]
     tile = (outputs // TILE_OUT).to(tl.int64) * num_groups * TILE_OUT + outputs % TILE_OUT
-    code_row = codes + tile[:, None] * half + depth[None, :]
+    code_row = codes + tile[:, None] * half + tl.arange(0, half)[None, :]
     total = tl.zeros((block_out, block_tokens), dtype=tl.float32)
-    for group in range(first_group, end_group):
-        low_x = tl.load(x_row + group * 2 * half)
-        high_x = tl.load(x_row + group * 2 * half + half)
+    for group in tl.range(first_group, end_group, num_stages=num_stages):
         pair = tl.load(code_row + group * TILE_OUT * half)
-        low, high = _unpack(pair)
-        sums = tl.dot(low, low_x, out_dtype=tl.int32)
-        sums = tl.dot(high, high_x, acc=sums, out_dtype=tl.int32)
-        zero = tl.load(zeros + group * padded_outputs + outputs).to(tl.float32)
-        scale = tl.load(scales + group * padded_outputs + outputs).to(tl.float32)
-        x_sum = tl.load(x_sums + group * padded_tokens + tokens)
+        word = tl.load(affine + tile + group * TILE_OUT)
+        x_codes = tl.load(x_row + group * 2 * half)
         x_scale = tl.load(x_scales + group * padded_tokens + tokens)
-        exact = tl.fma(-zero[:, None], x_sum[None, :], sums.to(tl.float32))
+        scale = (word & 0xFFFF).to(tl.uint16).to(tl.float16, bitcast=True).to(tl.float32)
+        zeros = tl.broadcast_to(((word >> 16) * 0x01010101)[:, None], (block_out, half))
+        low, high = _centred(pair, zeros)
+        centred = tl.reshape(
+            tl.permute(tl.join(low, high), (0, 2, 1)), (block_out, 2 * half)
+        )  # low ones, then high ones
+        exact = tl.dot(centred, x_codes, out_dtype=tl.int32).to(tl.float32)
         total = tl.fma(exact, scale[:, None] * x_scale[None, :], total)
     return total
 
 
 @triton.jit(do_not_specialize=["num_tokens"])
 def _multiply(
-    x, x_scales, x_sums, codes, zeros, scales, bias, y, num_tokens, num_outputs, padded_tokens, padded_outputs, num_groups,
-    groups_per_part, has_bias: tl.constexpr, is_added: tl.constexpr, is_split: tl.constexpr, is_whole: tl.constexpr,
-    half: tl.constexpr, block_tokens: tl.constexpr, block_out: tl.constexpr,
+    x, x_scales, codes, affine, bias, sums, y, num_tokens, num_outputs, padded_tokens, num_groups, groups_per_part,
+    has_bias: tl.constexpr, is_added: tl.constexpr, num_parts: tl.constexpr, is_split: tl.constexpr, half: tl.constexpr,
+    block_tokens: tl.constexpr, block_out: tl.constexpr, num_stages: tl.constexpr,
 ):  # fmt: skip
-    """One tile of y [tokens, out]; split: one tile of one part, y being [parts, tokens, out]; whole: there is one part."""
-    outputs = tl.program_id(0) * block_out + tl.arange(0, block_out)
-    tokens = tl.program_id(1) * block_tokens + tl.arange(0, block_tokens)
-    is_token, is_output = tokens < num_tokens, outputs < num_outputs
-    read_outputs = tl.minimum(outputs, padded_outputs - 1)
-    if is_split or is_whole:
-        first = tl.program_id(2) * groups_per_part
-        total = _sum_part(
-            x, x_scales, x_sums, codes, zeros, scales, first, min(first + groups_per_part, num_groups), num_groups,
-            padded_tokens, padded_outputs, tokens, read_outputs, half, block_tokens, block_out,
-        )  # fmt: skip
-    else:
-        total = tl.zeros((block_out, block_tokens), dtype=tl.float32)
-        for first in range(0, num_groups, groups_per_part):
-            total += _sum_part(
-                x, x_scales, x_sums, codes, zeros, scales, first, min(first + groups_per_part, num_groups), num_groups,
-                padded_tokens, padded_outputs, tokens, read_outputs, half, block_tokens, block_out,
+    """One tile of y [tokens, out]; split: of one part, sums being [parts, tokens, out]; else sums [programs, tile]."""
+    tokens = tl.program_id(0) * block_tokens + tl.arange(0, block_tokens)  # neighbours share their weights
+    outputs = tl.program_id(1) * block_out + tl.arange(0, block_out)
+    first = tl.program_id(2) * groups_per_part
+    total = _sum_part(
+        x, x_scales, codes, affine, first, min(first + groups_per_part, num_groups), num_groups, padded_tokens,
+        tokens, outputs, half, block_tokens, block_out, num_stages,
+    )  # fmt: skip
+    if not is_split:
+        program = tl.program_id(1).to(tl.int64) * tl.num_programs(0) + tl.program_id(0)
+        own = sums + program * (block_out * block_tokens)
+        own += tl.arange(0, block_out)[:, None] * block_tokens + tl.arange(0, block_tokens)[None, :]
+        for part in range(1, num_parts):
+            tl.store(own, total)
+            first = part * groups_per_part
+            total = _sum_part(
+                x, x_scales, codes, affine, first, min(first + groups_per_part, num_groups), num_groups, padded_tokens,
+                tokens, outputs, half, block_tokens, block_out, num_stages,
             )  # fmt: skip
+            total = tl.load(own) + total
+    is_place = (tokens < num_tokens)[None, :] & (outputs < num_outputs)[:, None]
     place = tokens[None, :].to(tl.int64) * num_outputs + outputs[:, None]
-    is_place = is_token[None, :] & is_output[:, None]
     if is_split:
-        y += tl.program_id(2).to(tl.int64) * num_tokens * num_outputs
+        tl.store(sums + tl.program_id(2).to(tl.int64) * num_tokens * num_outputs + place, total, mask=is_place)
     else:
         if has_bias:
-            total += tl.load(bias + outputs, mask=is_output, other=0)[:, None]
+            total += tl.load(bias + outputs, mask=outputs < num_outputs, other=0)[:, None]
         if is_added:
             total += tl.load(y + place, mask=is_place, other=0)
-    tl.store(y + place, total, mask=is_place)
+        tl.store(y + place, total, mask=is_place)
 
 
 @triton.jit
@@ -150,10 +158,10 @@ def _add_parts(
 ):
     place = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)
     is_place = place < size
-    total = tl.zeros((block,), dtype=tl.float32)
-    for _ in range(num_parts):
-        total += tl.load(parts + place, mask=is_place, other=0)
+    total = tl.load(parts + place, mask=is_place, other=0)
+    for _ in range(1, num_parts):
         parts += size
+        total += tl.load(parts + place, mask=is_place, other=0)
     if has_bias:
         total += tl.load(bias + place % num_outputs, mask=is_place, other=0)
     if is_added:
@@ -161,20 +169,22 @@ def _add_parts(
     tl.store(y + place, total, mask=is_place)
 
 
-def pack_codes(codes: NDArray[np.uint8], group_size: int) -> NDArray[np.uint8]:
-    """[in, out] -> [out tiles, groups, 64, group_size / 2], outputs padded with zeros."""
+def pack(
+    codes: NDArray[np.uint8], zeros: NDArray[np.uint8], scales: NDArray[np.float16], group_size: int
+) -> dict[str, NDArray[Any]]:
+    """[in, out], [groups, out], [groups, out] -> codes and affine as in this file's head, outputs padded with zeros."""
     num_inputs, num_outputs = codes.shape
-    tile = TILE_OUT.value
+    tile, num_groups = TILE_OUT.value, num_inputs // group_size
     padded = np.zeros((padded_outputs(num_outputs), num_inputs), np.uint8)
     padded[:num_outputs] = codes.T
-    halves = padded.reshape(-1, tile, num_inputs // group_size, 2, group_size // 2)
+    halves = padded.reshape(-1, tile, num_groups, 2, group_size // 2)
     paired = halves[:, :, :, 0] | (halves[:, :, :, 1] << 4)
-    return np.ascontiguousarray(paired.swapaxes(1, 2))
-
-
-def pad_outputs(values: NDArray[Any]) -> NDArray[Any]:
-    """[groups, out] -> [groups, padded out], with zeros."""
-    return np.pad(values, ((0, 0), (0, padded_outputs(values.shape[1]) - values.shape[1])))
+    words = np.zeros((num_groups, len(padded)), np.int32)
+    words[:, :num_outputs] = (zeros.astype(np.int32) << 16) | scales.view(np.uint16)
+    return {
+        "codes": np.ascontiguousarray(paired.swapaxes(1, 2)),
+        "affine": np.ascontiguousarray(words.reshape(num_groups, -1, tile).swapaxes(0, 1)),
+    }
 
 
 def padded_outputs(num_outputs: int) -> int:
@@ -194,35 +204,35 @@ def multiply(
 ) -> Tensor:
     """Quantised rows -> float32 [tokens, out], or their sum with `onto`, in place. The bits do not depend on `plan`."""
     num_tokens, (num_groups, padded_tokens) = x.num_tokens, x.scales.shape
-    group_size = x.codes.shape[1] // num_groups
     y = x.scales.new_empty((num_tokens, num_outputs)) if onto is None else onto
     bias = weight.get("bias")
+    flags = {"has_bias": bias is not None, "is_added": onto is not None}
     per_part = groups_per_part(num_groups, num_outputs)
     num_parts = triton.cdiv(num_groups, per_part)
     is_split = plan.is_split and num_parts > 1
-    target = y.new_empty((num_parts, num_tokens, num_outputs)) if is_split else y
     tile = plan.tile
     assert padded_tokens % tile.tokens == 0, "tokens that are not there would be read"
-    grid = (triton.cdiv(num_outputs, tile.outputs), triton.cdiv(num_tokens, tile.tokens), num_parts if is_split else 1)
+    grid = (
+        triton.cdiv(num_tokens, tile.tokens),
+        triton.cdiv(num_outputs, TILE_OUT.value),
+        num_parts if is_split else 1,
+    )
+    shape = (num_parts, num_tokens, num_outputs) if is_split else (*grid, tile.tokens, TILE_OUT.value)
+    sums = y.new_empty(shape) if num_parts > 1 else y
     _multiply[grid](
-        x.codes, x.scales, x.sums, weight["codes"], weight["zeros"], weight["scales"], y if bias is None else bias, target,
-        num_tokens, num_outputs, padded_tokens, padded_outputs(num_outputs), num_groups, per_part,
-        has_bias=bias is not None, is_added=onto is not None, is_split=is_split, is_whole=num_parts == 1,
-        half=group_size // 2, block_tokens=tile.tokens, block_out=tile.outputs,
-        num_warps=tile.num_warps, num_stages=tile.num_stages, enable_fp_fusion=False,
+        x.codes, x.scales, weight["codes"], weight["affine"], y if bias is None else bias, sums, y,
+        num_tokens, num_outputs, padded_tokens, num_groups, per_part, **flags, num_parts=num_parts, is_split=is_split,
+        half=x.codes.shape[1] // num_groups // 2, block_tokens=tile.tokens, block_out=TILE_OUT.value,
+        num_warps=NUM_WARPS, num_stages=tile.num_stages, enable_fp_fusion=False,
     )  # fmt: skip
     if is_split:
-        parts = (target, y if bias is None else bias, y, num_parts, y.numel(), num_outputs)
-        flags = {"has_bias": bias is not None, "is_added": onto is not None}
+        parts = (sums, y if bias is None else bias, y, num_parts, y.numel(), num_outputs)
         _add_parts[(triton.cdiv(y.numel(), 1024),)](*parts, **flags, block=1024, num_warps=4, enable_fp_fusion=False)
     return y
 
 
-def plan_product(num_tokens: int, num_groups: int, num_outputs: int) -> Plan:
+def plan_product(num_tokens: int, num_outputs: int) -> Plan:
     """The tile for so many tokens; the parts side by side where the tiles alone would leave multiprocessors idle."""
-    has_parts = groups_per_part(num_groups, num_outputs) < num_groups
-    few = FEW if num_tokens <= FEW.tokens else SOME
-    many = MANY_IN_PARTS if has_parts else MANY
-    tile = few if num_tokens <= SOME_TOKENS else many
-    num_programs = triton.cdiv(num_outputs, tile.outputs) * triton.cdiv(num_tokens, tile.tokens)
-    return Plan(tile, has_parts and num_programs < PROGRAMS_WANTED // 2)
+    tile = FEW if num_tokens <= FEW.tokens else SOME if num_tokens <= SOME_TOKENS else MANY
+    num_programs = triton.cdiv(num_outputs, TILE_OUT.value) * triton.cdiv(num_tokens, tile.tokens)
+    return Plan(tile, num_programs < (PROGRAMS_WANTED if tile is FEW else PROGRAMS_WANTED * 3 // 4))
