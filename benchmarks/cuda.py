@@ -94,9 +94,9 @@ def attend_once(ops: CudaOps | ReferenceOps) -> np.ndarray:  # type: ignore[type
     layout, num_tokens = HeadLayout(2, 1, 64), 40
     qkv, batch, rope = prompt_batch(layout, num_tokens, num_tokens)
     cache = ops.allocate_cache(1, 3, layout, 16)
-    device_qkv = ops.array(qkv)
-    ops.rope_and_store(device_qkv, RopeTable(ops.array(rope.cos), ops.array(rope.sin)), layout, cache, 0, batch)
-    return np.asarray(ops.to_host(ops.attention(device_qkv, layout, cache, 0, batch)))
+    tables = RopeTable(ops.array(rope.cos), ops.array(rope.sin))
+    queries = ops.rope_and_store(ops.array(qkv), tables, layout, cache, 0, batch)
+    return np.asarray(ops.to_host(ops.attention(queries, layout, cache, 0, batch)))
 
 
 def prompt_batch(layout: HeadLayout, num_tokens: int, context: int) -> tuple[np.ndarray, Batch, RopeTable]:  # type: ignore[type-arg]
@@ -165,11 +165,11 @@ def attention_call(
     """The call, its floating-point operations, the bytes of keys and values that it reads."""
     qkv, batch, _ = prompt_batch(layout, num_tokens, context)
     cache: KVCache = ops.allocate_cache(1, context // 16, layout, 16)
-    device_qkv = ops.array(qkv)
+    queries = ops.array(qkv[:, : layout.num_heads * layout.head_dim]).half()
     pairs = float(batch.positions.sum() + num_tokens)
     num_bytes = 2.0 * cache.keys.numel() * cache.keys.element_size()
     flops = 4.0 * pairs * layout.num_heads * layout.head_dim
-    return lambda: ops.attention(device_qkv, layout, cache, 0, batch), flops, num_bytes
+    return lambda: ops.attention(queries, layout, cache, 0, batch), flops, num_bytes
 
 
 def plain_torch(config: LlamaConfig, num_tokens: int, rounds: int) -> Row:

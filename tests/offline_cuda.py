@@ -30,6 +30,7 @@ from guardhouse.model.llama_config import LlamaConfig
 from guardhouse.ops.cuda import CudaOps
 from guardhouse.ops.table import Batch, PackedLinear, RopeTable
 
+PRODUCTS = ("HMMA", "IMMA", "HGMMA", "IGMMA")  # of tensor cores
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 CONFIG = LlamaConfig(
     32000, 4096, 11008, 2, 32, 32, 128, 1e-5, 1e4, None, 4096, False, False, False, None, 1, (2,)
@@ -109,8 +110,8 @@ def describe(kernel: Any) -> dict[str, Any]:
         )
         code = subprocess.run([TOOLS / "nvdisasm", file.name], capture_output=True, text=True, check=True).stdout
     registers, stack = re.findall(r"REG:(\d+) STACK:(\d+)", usage.stdout)[0]
-    names = re.findall(r"^\s+/\*[0-9a-f]+\*/\s+(?:@!?U?P\d+ )?([A-Z0-9_]+)", code, re.MULTILINE)
-    count = Counter(names)
+    lines = re.findall(r"^(?:\s+/\*[0-9a-f]+\*/\s+(?:@!?U?P\d+ )?([A-Z0-9_]+)(.*)|\.(L_x_\d+):)", code, re.MULTILINE)
+    count = Counter(name for name, _, _ in lines if name)
     return {
         "kernel": kernel.metadata.name,
         "file": Path(kernel.src.fn.fn.__code__.co_filename).stem,
@@ -118,9 +119,24 @@ def describe(kernel: Any) -> dict[str, Any]:
         "shared_bytes": kernel.metadata.shared,
         "registers": int(registers),
         "spilled_bytes": int(stack),
+        "spills_in_products": spills_in_products(lines),
         "instructions": sum(count.values()),
-        "products": sum(count[name] for name in ("HMMA", "IMMA", "HGMMA", "IGMMA")),
+        "products": sum(count[name] for name in PRODUCTS),
     }
+
+
+def spills_in_products(lines: list[tuple[str, str, str]]) -> int:
+    """Registers that go to memory or come from it in innermost loops with products. Elsewhere they cost next to nothing."""
+    labels = {label: place for place, (_, _, label) in enumerate(lines) if label}
+    targets = [(place, re.search(r"L_x_\d+", rest)) for place, (name, rest, _) in enumerate(lines) if name == "BRA"]
+    loops = [(labels[to[0]], place) for place, to in targets if to and labels[to[0]] < place]
+    bodies = {loop: [name for name, _, _ in lines[slice(*loop)]] for loop in loops}
+    with_products = [loop for loop, body in bodies.items() if set(PRODUCTS) & set(body)]
+    innermost = [
+        one for one in with_products if not any(one[0] <= start < end < one[1] for start, end in with_products)
+    ]
+    assert innermost or not set(PRODUCTS) & {name for name, _, _ in lines}, "products outside loops"
+    return sum(name in {"STL", "LDL"} for loop in innermost for name in bodies[loop])
 
 
 def main() -> None:

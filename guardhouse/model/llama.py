@@ -106,12 +106,12 @@ class Llama:
             self._add_attention_(x, index, step.cache, step.batch, spans)
             self._add_mlp_(x, index, spans)
         last = self.config.num_layers - 1
-        qkv = self._store_keys(x, last, step.cache, step.batch, spans)
+        queries = self._store_keys(x, last, step.cache, step.batch, spans)
         if step.asked is None:
             return None
         if step.asked is not step.batch:
-            x, qkv = x[step.rows], qkv[step.rows]  # [R, ..]
-        attended = self.ops.attention(qkv, self.layout, step.cache, last, step.asked)
+            x, queries = x[step.rows], queries[step.rows]  # [R, ..]
+        attended = self.ops.attention(queries, self.layout, step.cache, last, step.asked)
         self._add_linear_(x, attended, last, "output", asked_spans)
         self._add_mlp_(x, last, asked_spans)
         return self.ops.norm_linear(x, self._weights.final_norm, self.config.rms_norm_eps, self._weights.head)
@@ -131,17 +131,15 @@ class Llama:
 
     def _add_attention_(self, x: Array, index: int, cache: KVCache, batch: Batch, spans: Sequence[Span]) -> None:
         """x += output(attention(norm(x))). What it makes on the way is free again before the MLP makes its own."""
-        qkv = self._store_keys(x, index, cache, batch, spans)
-        attended = self.ops.attention(qkv, self.layout, cache, index, batch)  # [T, heads * head_dim]
+        queries = self._store_keys(x, index, cache, batch, spans)
+        attended = self.ops.attention(queries, self.layout, cache, index, batch)  # [T, heads * head_dim]
         self._add_linear_(x, attended, index, "output", spans)
 
     def _store_keys(self, x: Array, index: int, cache: KVCache, batch: Batch, spans: Sequence[Span]) -> Array:
-        """Rotated queries, keys and values of every token, [T, (heads + 2 * kv_heads) * head_dim]; the latter two go to
-        the cache."""
+        """Rotated queries of every token, as attention takes them; keys and values go to the cache."""
         layer = self._weights.layers[index]
         qkv = self._norm_linear(x, layer.attention_norm, index, "qkv", spans)
-        self.ops.rope_and_store(qkv, self._weights.rope, self.layout, cache, index, batch)
-        return qkv
+        return self.ops.rope_and_store(qkv, self._weights.rope, self.layout, cache, index, batch)
 
     def _add_mlp_(self, x: Array, index: int, spans: Sequence[Span]) -> None:
         """x += mlp(norm(x)), row by row."""

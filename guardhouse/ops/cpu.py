@@ -147,7 +147,7 @@ class CpuOps:
 
     def rope_and_store(
         self, qkv: Float32, rope: RopeTable, layout: HeadLayout, cache: KVCache, layer: int, batch: Batch
-    ) -> None:
+    ) -> Float32:
         _check(
             self._lib.gh_rope_and_store(
                 self._runtime,
@@ -158,13 +158,14 @@ class CpuOps:
                 byref(self._batch(batch)),
             )
         )
+        return qkv  # rotated in place; `attention` steps over keys and values
 
-    def attention(self, qkv: Float32, layout: HeadLayout, cache: KVCache, layer: int, batch: Batch) -> Float32:
-        out = np.empty((len(qkv), layout.num_heads * layout.head_dim), F32)
+    def attention(self, queries: Float32, layout: HeadLayout, cache: KVCache, layer: int, batch: Batch) -> Float32:
+        out = np.empty((len(queries), layout.num_heads * layout.head_dim), F32)
         _check(
             self._lib.gh_attention(
                 self._runtime,
-                checked_address(qkv, F32, _qkv_shape(layout, batch)),
+                checked_address(queries, F32, _qkv_shape(layout, batch)),
                 byref(self._heads(layout)),
                 byref(self._cache(cache, layout)[layer]),
                 byref(self._batch(batch)),

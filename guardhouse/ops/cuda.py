@@ -160,19 +160,21 @@ class CudaOps:
 
     def rope_and_store(
         self, qkv: Tensor, rope: RopeTable, layout: HeadLayout, cache: KVCache, layer: int, batch: Batch
-    ) -> None:
+    ) -> Tensor:
         inputs, is_asked = self._inputs(batch, cache)
         assert not is_asked, "the last layer's keys are those of the whole batch"
         where = inputs.arrays["positions"], inputs.arrays["slot_mapping"]
         layer_cache = cache.keys[layer], cache.values[layer]
-        rows.rope_and_store(qkv, (rope.cos, rope.sin), where, layer_cache, layout.num_heads)
+        scale = attention.query_scale(layout.head_dim)
+        return rows.rope_and_store(qkv, (rope.cos, rope.sin), where, layer_cache, layout.num_heads, scale)
 
-    def attention(self, qkv: Tensor, layout: HeadLayout, cache: KVCache, layer: int, batch: Batch) -> Tensor:
+    def attention(self, queries: Tensor, layout: HeadLayout, cache: KVCache, layer: int, batch: Batch) -> Tensor:
         inputs, is_asked = self._inputs(batch, cache)
-        names = ("asked_positions", "asked_items") if is_asked else ("positions", "items")
-        where = tuple(inputs.arrays[name] for name in (*names, "block_tables"))
+        prefix, shape = ("asked_", inputs.shape.asked_work) if is_asked else ("", inputs.shape.work)
+        where = tuple(inputs.arrays[prefix + name] for name in ("positions", "span_counts", "items", "walks"))
         layer_cache = cache.keys[layer], cache.values[layer]
-        return attention.attend(qkv, layer_cache, where, layout.num_heads, inputs.shape.max_spans)
+        where = *where, inputs.arrays["block_tables"]
+        return attention.attend(queries, layer_cache, where, layout.num_heads, shape.max_spans)
 
     def silu_mul(self, gate_up: Tensor) -> Tensor:
         return rows.silu_mul(gate_up)

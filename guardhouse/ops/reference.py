@@ -97,7 +97,7 @@ class ReferenceOps:
 
     def rope_and_store(
         self, qkv: Float32, rope: RopeTable, layout: HeadLayout, cache: KVCache, layer: int, batch: Batch
-    ) -> None:
+    ) -> Float32:
         heads = qkv.reshape(len(qkv), -1, layout.head_dim)  # [T, heads + 2 * kv_heads, head_dim], a view
         num_rotated = layout.num_heads + layout.num_kv_heads
         cos, sin = rope.cos[batch.positions][:, None], rope.sin[batch.positions][:, None]  # [T, 1, head_dim // 2]
@@ -106,10 +106,10 @@ class ReferenceOps:
         blocks, offsets = np.divmod(batch.slot_mapping, cache.block_size)
         cache.keys[layer, blocks, :, offsets] = heads[:, layout.num_heads : num_rotated]
         cache.values[layer, blocks, :, offsets] = heads[:, num_rotated:]
+        return heads[:, : layout.num_heads]
 
-    def attention(self, qkv: Float32, layout: HeadLayout, cache: KVCache, layer: int, batch: Batch) -> Float32:
-        out = np.empty((len(qkv), layout.num_heads, layout.head_dim), np.float32)
-        queries = qkv.reshape(len(qkv), -1, layout.head_dim)[:, : layout.num_heads]
+    def attention(self, queries: Float32, layout: HeadLayout, cache: KVCache, layer: int, batch: Batch) -> Float32:
+        out = np.empty(queries.shape, np.float32)
         for seq, context_len in enumerate(batch.context_lens):
             span = slice(batch.query_starts[seq], batch.query_starts[seq + 1])
             blocks = batch.block_tables[seq, : -(-context_len // cache.block_size)]
@@ -120,7 +120,7 @@ class ReferenceOps:
                 kv_head = head // (layout.num_heads // layout.num_kv_heads)
                 scores = queries[span, head] @ keys[kv_head].T * np.float32(layout.head_dim**-0.5)
                 out[span, head] = _softmax(np.where(is_hidden, -np.inf, scores)) @ values[kv_head]
-        return out.reshape(len(qkv), -1)
+        return out.reshape(len(out), -1)
 
     def silu_mul(self, gate_up: Float32) -> Float32:
         gate, up = np.split(gate_up, 2, axis=-1)

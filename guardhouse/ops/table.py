@@ -198,16 +198,17 @@ class Ops(Protocol):
 
     def rope_and_store(
         self, qkv: Array, rope: RopeTable, layout: HeadLayout, cache: KVCache, layer: int, batch: Batch
-    ) -> None:
-        """Rotate queries and keys of qkv [T, (heads + 2 * kv_heads) * head_dim] in place; cache keys and values.
+    ) -> Array:
+        """Rotate queries and keys of qkv [T, (heads + 2 * kv_heads) * head_dim]; cache keys and values.
 
-        The rotation is Hugging Face's: dimension i pairs with i + head_dim / 2.
+        Returns the queries as `attention` takes them, a row per token; qkv is used up. The rotation is Hugging Face's:
+        dimension i pairs with i + head_dim / 2.
         """
 
-    def attention(self, qkv: Array, layout: HeadLayout, cache: KVCache, layer: int, batch: Batch) -> Array:
-        """Causal attention of the rotated queries over their own sequence's cache, scaled by head_dim ** -0.5.
+    def attention(self, queries: Array, layout: HeadLayout, cache: KVCache, layer: int, batch: Batch) -> Array:
+        """Causal attention of rotated queries over their own sequence's cache, scaled by head_dim ** -0.5.
 
-        qkv as left by rope_and_store -> [T, heads * head_dim].
+        Rows of what rope_and_store returned -> [T, heads * head_dim].
         """
 
     def silu_mul(self, gate_up: Array) -> Array:

@@ -34,8 +34,8 @@ def run_steps(
     rows: dict[tuple[int, int], Float32] = {}
     for spans in steps:
         qkv, batch = make_batch(spans, cache.block_size)
-        ops.rope_and_store(qkv, rope, layout, cache, 0, batch)
-        out = ops.attention(qkv, layout, cache, 0, batch)
+        queries = ops.rope_and_store(qkv, rope, layout, cache, 0, batch)
+        out = ops.attention(queries, layout, cache, 0, batch)
         owners = [(span[0].blocks[-1], position) for span in spans for position in range(span[1], span[2])]
         rows.update(zip(owners, out, strict=True))
     return rows

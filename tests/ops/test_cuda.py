@@ -171,9 +171,8 @@ def run(ops: CudaOps | ReferenceOps, steps: list[Step], layout: HeadLayout, cach
     found: dict[object, Float32] = {}
     for spans in steps:
         qkv, batch = make_batch(spans, cache.block_size)
-        device_qkv = ops.array(qkv)
-        ops.rope_and_store(device_qkv, rope, layout, cache, 0, batch)
-        out = ops.to_host(ops.attention(device_qkv, layout, cache, 0, batch))
+        queries = ops.rope_and_store(ops.array(qkv), rope, layout, cache, 0, batch)
+        out = ops.to_host(ops.attention(queries, layout, cache, 0, batch))
         keys = [(id(span[0]), position) for span in spans for position in range(span[1], span[2])]
         found.update(zip(keys, out, strict=True))
     return found
@@ -200,6 +199,26 @@ def test_attention_has_the_same_bits_however_it_is_cut_and_is_near_the_reference
         np.testing.assert_allclose(row, expected[key], atol=0.02)  # queries, keys, weights and values in 11 bits each
 
 
+def test_a_walk_over_all_spans_gives_the_bits_of_its_spans(monkeypatch: pytest.MonkeyPatch) -> None:
+    layout, block_size = HeadLayout(1, 1, 16), 16
+    sequences, num_blocks = make_sequences(np.random.default_rng(7), [SPAN + 30, 70, 3], layout, block_size)
+    long, medium, short = sequences
+    steps: list[Step] = [
+        [(long, 0, SPAN - 20)],
+        [(long, SPAN - 20, SPAN + 30), (short, 0, 3), (medium, 0, 70)],
+    ]
+    found = {}
+    for many_blocks in (1, 1000):
+        monkeypatch.setattr(attention, "MANY_BLOCKS", many_blocks)
+        _, batch = make_batch(steps[-1], block_size)
+        work = attention.plan_work(batch, block_size)
+        assert (work.walks.shape[1] > 0) == (many_blocks == 1)
+        assert set(work.span_counts[50:53]) == {1}, "the short one has too few rows to be walked"
+        found[many_blocks] = run(OPS, steps, layout, OPS.allocate_cache(1, num_blocks, layout, block_size))
+    for key, row in found[1000].items():
+        np.testing.assert_array_equal(found[1][key], row)
+
+
 def sharing(rng: np.random.Generator, layout: HeadLayout, block_size: int) -> tuple[list[Sequence], int]:
     """Three sequences whose first span of tokens is the same and lies in the same blocks."""
     sequences, num_blocks = make_sequences(rng, [SPAN + 5, SPAN + 3, SPAN + 9], layout, block_size)
@@ -221,7 +240,7 @@ def test_what_sequences_share_is_read_once_and_changes_no_bit() -> None:
     ]
     alone = [*start, *([(one, SPAN, len(one.qkv))] for one in sequences)]
     _, batch = make_batch(together[-1], block_size)
-    items = attention.plan_items(batch, block_size).T.tolist()
+    items = attention.plan_work(batch, block_size).items.T.tolist()
     assert [item for item in items if item[3] < SPAN] == [[0, 3, 0, 0, SPAN]], "one item for all three"
     rows = run(OPS, together, layout, OPS.allocate_cache(1, num_blocks, layout, block_size))
     expected = run(OPS, alone, layout, OPS.allocate_cache(1, num_blocks, layout, block_size))
@@ -260,8 +279,12 @@ def test_every_row_meets_the_keys_up_to_its_own_once_and_in_its_own_blocks(case:
     num_seqs, max_blocks = batch.block_tables.shape
     row_seq = np.repeat(np.arange(num_seqs), np.diff(batch.query_starts))
     met: dict[tuple[int, int], int] = {}
-    for first_row, end_row, table, first_key, end_key in attention.plan_items(batch, block_size).T.tolist():
-        assert 0 < end_row - first_row <= attention.ITEM_ROWS
+    work = attention.plan_work(batch, block_size)
+    items = work.items.T.tolist()
+    for *fields, first_key, end_key in work.walks.T.tolist():
+        items += [[*fields, key, min(key + SPAN, end_key)] for key in range(first_key, end_key, SPAN)]
+    for first_row, end_row, table, first_key, end_key in items:
+        assert 0 < end_row - first_row <= attention.BLOCK_ROWS
         assert first_key % SPAN == 0
         assert 0 < end_key - first_key <= SPAN
         blocks = slice(first_key // block_size, -(-end_key // block_size))
@@ -272,6 +295,9 @@ def test_every_row_meets_the_keys_up_to_its_own_once_and_in_its_own_blocks(case:
             np.testing.assert_array_equal(table_row[seen], batch.block_tables[row_seq[row]][seen])
             assert end_key > min(batch.positions[row], first_key + SPAN - 1), "a key that the row sees is left out"
             assert end_key <= batch.context_lens[row_seq[row]], "a key that is not there yet"
+    walked = {row for first, end, *_ in work.walks.T.tolist() for row in range(first, end)}
+    counts = [0 if row in walked else last // SPAN + 1 for row, last in enumerate(batch.positions)]
+    assert work.span_counts.tolist() == counts
     expected = {(row, key): 1 for row, last in enumerate(batch.positions) for key in range(0, last + 1, SPAN)}
     assert met.keys() >= expected.keys()
     assert set(met.values()) == {1}

@@ -22,7 +22,7 @@ from guardhouse.model.checkpoint import Checkpoint  # noqa: E402
 from guardhouse.model.llama import Llama, load_llama  # noqa: E402
 from guardhouse.ops.cuda import CudaOps  # noqa: E402
 from guardhouse.ops.gpu import steps  # noqa: E402
-from guardhouse.ops.gpu.steps import CudaGraphRecorder, Shape, Steps, lay_out  # noqa: E402
+from guardhouse.ops.gpu.steps import CudaGraphRecorder, Shape, Steps, WorkShape, lay_out  # noqa: E402
 from guardhouse.ops.table import Batch, Float32, Int32, KVCache  # noqa: E402
 
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore::RuntimeWarning")]  # numpy's, in the interpreter
@@ -125,13 +125,14 @@ def test_replayed_steps_have_the_bits_of_steps_that_ran(tmp_path: Path, monkeypa
 def arrays(num_tokens: int, num_items: int = 2, num_tables: int = 4) -> dict[str, Int32]:
     row = np.arange(num_tokens, dtype=np.int32)
     items = np.ones((5, num_items), np.int32)
-    parts = dict.fromkeys(("token_ids", "positions", "slot_mapping"), row)
-    asked = dict.fromkeys(("rows", "asked_positions"), row[:0])
+    parts = dict.fromkeys(("token_ids", "positions", "slot_mapping", "span_counts"), row)
+    asked = dict.fromkeys(("rows", "asked_positions", "asked_span_counts"), row[:0])
+    nothing = dict.fromkeys(("walks", "asked_items", "asked_walks"), items[:, :0])
     return {
         **parts,
         **asked,
+        **nothing,
         "items": items,
-        "asked_items": items[:, :0],
         "block_tables": np.arange(num_tables, dtype=np.int32),
     }
 
@@ -141,7 +142,7 @@ def run_steps(cases: list[tuple[int, object]], recorder: StandIn | None, num_tab
     runner = Steps(torch.device("cpu"), recorder)
     found = []
     for num_tokens, key in cases:
-        shape = Shape(num_tokens, 2, 1, 0, 0, has_result=True)
+        shape = Shape(num_tokens, WorkShape(2, 0, 1), 0, WorkShape(), has_result=True)
         result = runner.run(
             arrays(num_tokens, 2, num_tables), shape, lambda inputs: inputs.arrays["token_ids"] * 2.0, key
         )
@@ -171,7 +172,7 @@ def test_what_cannot_repeat_runs_as_it_is(num_tokens: int, key: object, num_tabl
 def test_recordings_share_the_memory_of_their_results() -> None:
     runner = Steps(torch.device("cpu"), StandIn())
     for num_tokens in (40, 40, 20, 20, 7, 7, 40):
-        shape = Shape(num_tokens, 2, 1, 0, 0, has_result=True)
+        shape = Shape(num_tokens, WorkShape(2, 0, 1), 0, WorkShape(), has_result=True)
         result = runner.run(arrays(num_tokens), shape, lambda inputs: inputs.arrays["token_ids"] * 2.0, "a")
         assert result is not None
         assert int(result.sum()) == num_tokens * (num_tokens - 1)
@@ -200,27 +201,32 @@ def test_a_failed_recording_is_told_and_steps_go_on_without(caplog: pytest.LogCa
     assert "could not be recorded" in caplog.text
 
 
+WORK_SHAPES = st.builds(WorkShape, st.integers(0, 900), st.integers(0, 900), st.integers(0, 40))
+
+
 @settings(max_examples=200, deadline=None)
-@given(st.integers(1, 3000), st.integers(1, 900), st.integers(1, 40), st.integers(0, 3000), st.integers(0, 900))
+@given(st.integers(1, 3000), WORK_SHAPES, st.integers(0, 3000), WORK_SHAPES)
 def test_the_grid_of_shapes_is_coarse_and_never_too_small(
-    tokens: int, items: int, spans: int, rows: int, asked_items: int
+    tokens: int, work: WorkShape, rows: int, asked_work: WorkShape
 ) -> None:
-    shape = Shape(tokens, items, spans, rows, asked_items, has_result=True)
+    shape = Shape(tokens, work, rows, asked_work, has_result=True)
     padded = shape.padded()
     assert padded.padded() == padded
     assert tokens <= padded.num_tokens <= max(2 * tokens - 1, 1)
     assert padded.num_tokens <= tokens * 1.5 or tokens < 32
-    assert items <= padded.num_items
-    assert spans <= padded.max_spans
     assert (padded.num_rows == 0) == (rows == 0)
     assert rows <= padded.num_rows
-    assert asked_items <= padded.num_asked_items
+    for one, grid in ((work, padded.work), (asked_work, padded.asked_work)):
+        for name in ("num_items", "num_walks", "max_spans"):
+            number, rounded = getattr(one, name), getattr(grid, name)
+            assert number <= rounded <= max(8, 2 * number)
+            assert (number == 0) == (rounded == 0), "nothing is launched for nothing"
 
 
 def test_every_part_starts_on_16_bytes_and_padding_is_harmless() -> None:
     numbers = arrays(5, num_items=3)
     inputs = Steps(torch.device("cpu"), None)._send_flat(
-        lay_out(numbers, padded := Shape(5, 3, 1, 0, 0, has_result=True).padded()), padded
+        lay_out(numbers, padded := Shape(5, WorkShape(3, 0, 1), 0, WorkShape(), has_result=True).padded()), padded
     )
     for name, part in inputs.arrays.items():
         assert part.storage_offset() % steps.ALIGNMENT == 0, name

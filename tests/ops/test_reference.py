@@ -84,9 +84,9 @@ def test_attention_reads_its_own_sequence_up_to_its_own_position() -> None:
     cache = OPS.allocate_cache(2, num_blocks, layout, block_size)
     rope = RopeTable(np.ones((16, 3), np.float32), np.zeros((16, 3), np.float32))  # no rotation
     qkv, batch = make_batch([(sequence, 0, len(sequence.qkv)) for sequence in sequences], block_size)
-    OPS.rope_and_store(qkv, rope, layout, cache, 1, batch)
+    queries = OPS.rope_and_store(qkv, rope, layout, cache, 1, batch)
     expected = np.concatenate([attention_by_loops(sequence.qkv, layout) for sequence in sequences])
-    np.testing.assert_allclose(OPS.attention(qkv, layout, cache, 1, batch), expected, atol=1e-5)
+    np.testing.assert_allclose(OPS.attention(queries, layout, cache, 1, batch), expected, atol=1e-5)
 
 
 def test_later_tokens_attend_to_cached_ones() -> None:
@@ -97,8 +97,8 @@ def test_later_tokens_attend_to_cached_ones() -> None:
 
     def attend(begin: int, end: int) -> Float32:
         qkv, batch = make_batch([(sequence, begin, end)], block_size)
-        OPS.rope_and_store(qkv, rope, layout, cache, 0, batch)
-        return OPS.attention(qkv, layout, cache, 0, batch)
+        queries = OPS.rope_and_store(qkv, rope, layout, cache, 0, batch)
+        return OPS.attention(queries, layout, cache, 0, batch)
 
     rows = np.concatenate([attend(0, 6), attend(6, 7), attend(7, 11)])
     np.testing.assert_allclose(rows, attention_by_loops(sequence.qkv, layout), atol=1e-5)

@@ -38,10 +38,10 @@ def _rms_norm(x, weight, y, width, eps, parts: tl.constexpr, part_columns: tl.co
 
 @triton.jit
 def _rope_and_store(
-    qkv, cos, sin, positions, slots, keys, values, num_heads, num_kv_heads, block_size,
+    qkv, queries, query_scale, cos, sin, positions, slots, keys, values, num_heads, num_kv_heads, block_size,
     half: tl.constexpr, pairs: tl.constexpr, heads_at_once: tl.constexpr,
 ):  # fmt: skip
-    """Some of a token's heads: queries and keys are rotated in place; keys and values go to the cache as float16.
+    """Some of a token's heads: queries, or keys and values, as float16.
 
     A key whose value is not finite is cached as NaN beside a value of zeros: whoever may see the token gets NaN scores, and
     whoever may not multiplies the zeros by zero. So attention need not look at values. A negative slot is padding.
@@ -60,23 +60,24 @@ def _rope_and_store(
     c = tl.load(cos + position * half + pair, mask=pair < half, other=0)[None, :]
     s = tl.load(sin + position * half + pair, mask=pair < half, other=0)[None, :]
     turned, other = first * c - second * s, second * c + first * s
-    tl.store(row, turned, mask=inside)
-    tl.store(row + half, other, mask=inside)
-    slot = tl.load(slots + token).to(tl.int64)
-    if (tl.program_id(1) >= num_query_programs) & (slot >= 0):
-        value = row + num_kv_heads * 2 * half
-        low, high = (
-            tl.load(value, mask=inside, other=0).to(tl.float16),
-            tl.load(value + half, mask=inside, other=0).to(tl.float16),
-        )
-        is_finite = (tl.abs(low) < float("inf")) & (tl.abs(high) < float("inf"))
-        is_spoilt = (tl.max(tl.where(is_finite, 0, 1), axis=1) > 0)[:, None]
-        place = ((slot // block_size) * num_kv_heads + heads[:, None]) * block_size + slot % block_size
-        place = place * 2 * half + pair[None, :]
-        tl.store(keys + place, tl.where(is_spoilt, float("nan"), turned).to(tl.float16), mask=inside)
-        tl.store(keys + place + half, tl.where(is_spoilt, float("nan"), other).to(tl.float16), mask=inside)
-        tl.store(values + place, tl.where(is_spoilt, 0.0, low).to(tl.float16), mask=inside)
-        tl.store(values + place + half, tl.where(is_spoilt, 0.0, high).to(tl.float16), mask=inside)
+    if is_query:
+        place = queries + (token * num_heads + heads[:, None]) * 2 * half + pair[None, :]
+        tl.store(place, (turned * query_scale).to(tl.float16), mask=inside)
+        tl.store(place + half, (other * query_scale).to(tl.float16), mask=inside)
+    else:
+        slot = tl.load(slots + token).to(tl.int64)
+        if slot >= 0:
+            value = row + num_kv_heads * 2 * half
+            low = tl.load(value, mask=inside, other=0).to(tl.float16)
+            high = tl.load(value + half, mask=inside, other=0).to(tl.float16)
+            is_finite = (tl.abs(low) < float("inf")) & (tl.abs(high) < float("inf"))
+            is_spoilt = (tl.max(tl.where(is_finite, 0, 1), axis=1) > 0)[:, None]
+            place = ((slot // block_size) * num_kv_heads + heads[:, None]) * block_size + slot % block_size
+            place = place * 2 * half + pair[None, :]
+            tl.store(keys + place, tl.where(is_spoilt, float("nan"), turned).to(tl.float16), mask=inside)
+            tl.store(keys + place + half, tl.where(is_spoilt, float("nan"), other).to(tl.float16), mask=inside)
+            tl.store(values + place, tl.where(is_spoilt, 0.0, low).to(tl.float16), mask=inside)
+            tl.store(values + place + half, tl.where(is_spoilt, 0.0, high).to(tl.float16), mask=inside)
 
 
 @triton.jit
@@ -100,17 +101,27 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 
 def rope_and_store(
-    qkv: Tensor, rope: tuple[Tensor, Tensor], batch: tuple[Tensor, Tensor], cache: tuple[Tensor, Tensor], num_heads: int
-) -> None:
-    """`rope`: cos and sin [positions, half]; `batch`: positions and slots [tokens]; `cache`: one layer's keys and values."""
+    qkv: Tensor,
+    rope: tuple[Tensor, Tensor],
+    batch: tuple[Tensor, Tensor],
+    cache: tuple[Tensor, Tensor],
+    num_heads: int,
+    query_scale: float,
+) -> Tensor:
+    """The rotated queries times `query_scale`, float16 [tokens, heads * head_dim].
+
+    `rope`: cos and sin [positions, half]; `batch`: positions and slots [tokens]; `cache`: one layer's keys and values.
+    """
     keys, values = cache
     _, num_kv_heads, block_size, head_dim = keys.shape
     half = head_dim // 2
+    queries = torch.empty((len(qkv), num_heads * head_dim), dtype=torch.float16, device=qkv.device)
     programs = triton.cdiv(num_heads, HEADS_AT_ONCE) + triton.cdiv(num_kv_heads, HEADS_AT_ONCE)
     _rope_and_store[(len(qkv), programs)](
-        qkv, *rope, *batch, keys, values, num_heads, num_kv_heads, block_size,
+        qkv, queries, query_scale, *rope, *batch, keys, values, num_heads, num_kv_heads, block_size,
         half=half, pairs=triton.next_power_of_2(half), heads_at_once=HEADS_AT_ONCE, num_warps=4, enable_fp_fusion=False,
     )  # fmt: skip
+    return queries
 
 
 def silu_mul(gate_up: Tensor) -> Tensor:

@@ -4,8 +4,9 @@ A step of a large model is hundreds of small launches; from Python they take lon
 as a CUDA graph they are one. A graph has fixed addresses and sizes, so a step is padded to a shape of a coarser grid, and
 its numbers go into one buffer that never moves:
 
-    token_ids positions slot_mapping   items     rows asked_positions   asked_items   block_tables …
-    [T]       [T]       [T]            [5, I]    [R]  [R]               [5, J]        int32, from multiples of 16 bytes
+    token_ids slot_mapping positions span_counts items walks                 [T] four times, [5, I], [5, W]
+    rows asked_positions asked_span_counts asked_items asked_walks           [R] three times, [5, J], [5, V]
+    block_tables …                                                           all int32, from multiples of 16 bytes
 
 Padding is a token that is not cached (its slot is -1), an item without rows, a row that nobody reads. "asked" is the last
 layer's batch, which has the asked rows only; where every token is asked for, or none, it is empty.
@@ -26,7 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from guardhouse.ops.gpu.attention import ITEM_FIELDS, SPAN, TABLE, plan_items
+from guardhouse.ops.gpu.attention import ITEM_FIELDS, TABLE, Work, plan_work
 from guardhouse.ops.table import Int32, Step
 
 logger = logging.getLogger(__name__)
@@ -37,6 +38,27 @@ CAPACITY = 1 << 18  # numbers of the buffer: 64 tables of 4,096 blocks; a step t
 MIN_ITEMS = 8
 ALIGNMENT = 4  # numbers; 16 bytes, which Triton specialises kernels for
 PADDING = {"slot_mapping": -1}  # 0 elsewhere
+NO_ROWS, NO_ITEMS = np.zeros(0, np.int32), np.zeros((ITEM_FIELDS, 0), np.int32)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkShape:
+    """Of attention's work for one batch."""
+
+    num_items: int = 0
+    num_walks: int = 0
+    max_spans: int = 0  # of keys, to be merged for one row
+
+    @classmethod
+    def of(cls, work: Work) -> "WorkShape":
+        return cls(work.items.shape[1], work.walks.shape[1], int(work.span_counts.max(initial=0)))
+
+    def padded(self) -> "WorkShape":
+        return WorkShape(
+            _power_of_two(self.num_items, MIN_ITEMS),
+            _power_of_two(self.num_walks, MIN_ITEMS),
+            _power_of_two(self.max_spans),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,26 +66,19 @@ class Shape:
     """All that a step's launches depend on."""
 
     num_tokens: int
-    num_items: int  # of attention
-    max_spans: int  # of keys, of the longest context
+    work: WorkShape
     num_rows: int  # of the last layer, if it has some of the tokens only; else 0
-    num_asked_items: int  # the same
+    asked_work: WorkShape  # the same
     has_result: bool
 
     def padded(self) -> "Shape":
         """The shape of the grid that this one fits into.
 
-        >>> Shape(127, 9, 4, 2, 4, True).padded()
-        Shape(num_tokens=128, num_items=16, max_spans=4, num_rows=16, num_asked_items=8, has_result=True)
+        >>> Shape(127, WorkShape(9, 0, 3), 2, WorkShape(4, 0, 2), True).padded().work
+        WorkShape(num_items=16, num_walks=0, max_spans=4)
         """
-        return Shape(
-            num_tokens=_rounded(self.num_tokens),
-            num_items=max(MIN_ITEMS, _power_of_two(self.num_items)),
-            max_spans=_power_of_two(self.max_spans),
-            num_rows=max(16, _rounded(self.num_rows)) if self.num_rows else 0,
-            num_asked_items=max(MIN_ITEMS, _power_of_two(self.num_asked_items)) if self.num_asked_items else 0,
-            has_result=self.has_result,
-        )
+        num_rows = max(16, _rounded(self.num_rows)) if self.num_rows else 0
+        return Shape(_rounded(self.num_tokens), self.work.padded(), num_rows, self.asked_work.padded(), self.has_result)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,29 +181,23 @@ class Steps:
 def step_arrays(step: Step) -> tuple[dict[str, Int32], Shape]:
     """The step's numbers, not yet padded. The asked batch's tables follow the batch's own."""
     batch, asked, block_size = step.batch, step.asked, step.cache.block_size
-    nothing = np.zeros((ITEM_FIELDS, 0), np.int32)
-    items, asked_items, tables = plan_items(batch, block_size), nothing, [batch.block_tables.reshape(-1)]
-    asked_rows, asked_positions = nothing[0], nothing[0]
+    work, tables = plan_work(batch, block_size), [batch.block_tables.reshape(-1)]
+    rows, asked_positions, asked_work = NO_ROWS, NO_ROWS, Work(NO_ITEMS, NO_ITEMS, NO_ROWS)
     if asked is not None and asked is not batch:
-        asked_rows, asked_positions = step.rows, asked.positions
-        asked_items = plan_items(asked, block_size)
-        asked_items[TABLE] += tables[0].size
+        rows, asked_positions, asked_work = step.rows, asked.positions, plan_work(asked, block_size)
+        for each in (asked_work.items, asked_work.walks):
+            each[TABLE] += tables[0].size
         tables.append(asked.block_tables.reshape(-1))
-    arrays = {
-        "token_ids": step.token_ids,
-        "positions": batch.positions,
-        "slot_mapping": batch.slot_mapping,
-        "items": items,
-        "rows": asked_rows,
-        "asked_positions": asked_positions,
-        "asked_items": asked_items,
-        "block_tables": np.concatenate(tables),
-    }
-    max_spans = -(-int(batch.context_lens.max()) // SPAN)
-    num_items, num_asked_items = items.shape[1], asked_items.shape[1]
-    return arrays, Shape(
-        len(step.token_ids), num_items, max_spans, len(asked_rows), num_asked_items, has_result=asked is not None
-    )
+    arrays = {"token_ids": step.token_ids, "slot_mapping": batch.slot_mapping, "positions": batch.positions}
+    arrays |= _work_arrays("", work)
+    arrays |= {"rows": rows, "asked_positions": asked_positions} | _work_arrays("asked_", asked_work)
+    arrays["block_tables"] = np.concatenate(tables)
+    shapes = WorkShape.of(work), WorkShape.of(asked_work)
+    return arrays, Shape(len(step.token_ids), shapes[0], len(rows), shapes[1], has_result=asked is not None)
+
+
+def _work_arrays(prefix: str, work: Work) -> dict[str, Int32]:
+    return {f"{prefix}span_counts": work.span_counts, f"{prefix}items": work.items, f"{prefix}walks": work.walks}
 
 
 def lay_out(arrays: Mapping[str, Int32], shape: Shape) -> Int32:
@@ -213,19 +222,20 @@ def _cut(flat: Tensor, shape: Shape) -> dict[str, Tensor]:
     for name, size in _parts(shape).items():
         arrays[name] = flat[start : start + size]
         start += _multiple(size, ALIGNMENT)
-    arrays["items"] = arrays["items"].view(ITEM_FIELDS, shape.num_items)
-    arrays["asked_items"] = arrays["asked_items"].view(ITEM_FIELDS, shape.num_asked_items)
+    for prefix, work in (("", shape.work), ("asked_", shape.asked_work)):
+        arrays[f"{prefix}items"] = arrays[f"{prefix}items"].view(ITEM_FIELDS, work.num_items)
+        arrays[f"{prefix}walks"] = arrays[f"{prefix}walks"].view(ITEM_FIELDS, work.num_walks)
     arrays["block_tables"] = flat[start:]
     return arrays
 
 
 def _parts(shape: Shape) -> dict[str, int]:
     """Numbers in each part, in order; the block tables follow."""
-    sizes = dict.fromkeys(("token_ids", "positions", "slot_mapping"), shape.num_tokens)
-    sizes["items"] = ITEM_FIELDS * shape.num_items
-    sizes |= dict.fromkeys(("rows", "asked_positions"), shape.num_rows)
-    sizes["asked_items"] = ITEM_FIELDS * shape.num_asked_items
-    return sizes
+    sizes = dict.fromkeys(("token_ids", "slot_mapping", "positions", "span_counts"), shape.num_tokens)
+    sizes |= {"items": ITEM_FIELDS * shape.work.num_items, "walks": ITEM_FIELDS * shape.work.num_walks}
+    sizes |= dict.fromkeys(("rows", "asked_positions", "asked_span_counts"), shape.num_rows)
+    asked = shape.asked_work
+    return sizes | {"asked_items": ITEM_FIELDS * asked.num_items, "asked_walks": ITEM_FIELDS * asked.num_walks}
 
 
 def _rounded(number: int) -> int:
@@ -233,8 +243,9 @@ def _rounded(number: int) -> int:
     return _power_of_two(number) if number <= 16 else _multiple(number, 16 if number <= 128 else 64)
 
 
-def _power_of_two(number: int) -> int:
-    return 1 << (number - 1).bit_length()
+def _power_of_two(number: int, least: int = 1) -> int:
+    """0 stays 0."""
+    return max(least, 1 << (number - 1).bit_length()) if number else 0
 
 
 def _multiple(number: int, step: int) -> int:
