@@ -4,8 +4,9 @@ Knows: which kernel each operation is, what lies on the device, how much room it
 Never knows: how the kernels work, checkpoints, requests.
 
 Torch is imported here and in ops/gpu/ alone, and only once the device is asked for. Int4 weights are multiplied in W4A8, as
-on the CPU; dense ones in float16 with float32 sums. Keys and values are cached as float16. Packed weights stay numpy arrays
-(memory-mapped from the cache on disk) until `place` copies them to the device.
+on the CPU; dense ones in float16 with float32 sums. Hidden states are float32; what comes of a norm and its product
+(queries, keys, values, gate and up) is float16, half the bytes to write and read, and so is the cache. Packed weights stay
+numpy arrays (memory-mapped from the cache on disk) until `place` copies them to the device.
 """
 
 from collections.abc import Callable, Hashable
@@ -184,7 +185,7 @@ class CudaOps:
 
     def norm_linear(self, x: Tensor, norm: Tensor, eps: float, weight: PackedLinear) -> Tensor:
         if weight.kind == "int4" and weight.group_size == rows.NORM_COLUMNS:
-            return _multiply(activations.quantize_normed(x, norm, eps), weight)
+            return _multiply(activations.quantize_normed(x, norm, eps), weight, dtype=torch.float16)
         return self.linear(self.rms_norm(x, norm, eps), weight)
 
     def add_linear_(self, total: Tensor, x: Tensor, weight: PackedLinear) -> None:
@@ -241,9 +242,11 @@ def describe_device() -> str:
     return f"{properties.name}, {memory}, {capability}, {versions}"
 
 
-def _multiply(x: activations.Quantized, weight: PackedLinear, onto: Tensor | None = None) -> Tensor:
+def _multiply(
+    x: activations.Quantized, weight: PackedLinear, onto: Tensor | None = None, dtype: torch.dtype = torch.float32
+) -> Tensor:
     plan = w4a8.plan_product(x.num_tokens, weight.out_features)
-    return w4a8.multiply(x, weight.arrays, weight.out_features, plan, onto)
+    return w4a8.multiply(x, weight.arrays, weight.out_features, plan, onto, dtype)
 
 
 def _dequantize(weight: Int4Weight) -> NDArray[np.float32]:

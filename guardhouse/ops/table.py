@@ -220,7 +220,7 @@ class Ops(Protocol):
     # Neighbours that a backend may fuse. Each gives the bits of its parts done one after the other.
 
     def norm_linear(self, x: Array, norm: Array, eps: float, weight: PackedLinear) -> Array:
-        """linear(rms_norm(x, norm, eps), weight)"""
+        """linear(rms_norm(x, norm, eps), weight); a backend may round it to float16."""
 
     def add_linear_(self, total: Array, x: Array, weight: PackedLinear) -> None:
         """total += linear(x, weight), in place."""

@@ -117,7 +117,8 @@ def test_fused_neighbours_give_the_bits_of_their_parts(num_tokens: int, num_inpu
     )
     gate_up, total = (upload(rng.standard_normal((num_tokens, n)).astype("f4")) for n in (2 * num_inputs, 72))
     normed = OPS.norm_linear(x, norm, 1e-5, weight)
-    np.testing.assert_array_equal(OPS.to_host(normed), OPS.to_host(OPS.linear(OPS.rms_norm(x, norm, 1e-5), weight)))
+    parts = OPS.to_host(OPS.linear(OPS.rms_norm(x, norm, 1e-5), weight))
+    np.testing.assert_array_equal(OPS.to_host(normed), parts.astype(OPS.to_host(normed).dtype))
     for fused, parts in (
         (lambda y: OPS.add_linear_(y, x, weight), OPS.linear(x, weight)),
         (lambda y: OPS.add_gated_linear_(y, gate_up, weight), OPS.linear(OPS.silu_mul(gate_up), weight)),

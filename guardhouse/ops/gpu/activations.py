@@ -71,7 +71,7 @@ def quantize(x: Tensor, group_size: int) -> Quantized:
 
 
 def quantize_gated(gate_up: Tensor, group_size: int) -> Quantized:
-    """float32 [tokens, 2 * in]: silu(gate) * up."""
+    """float16 or float32 [tokens, 2 * in]: silu(gate) * up."""
     return _launch(gate_up, group_size, gate_up.shape[1] // 2, GATED)
 
 
@@ -86,7 +86,7 @@ def _launch(
     num_tokens, num_groups = len(x), width // group_size
     padded = FEW_TOKENS if num_tokens <= FEW_TOKENS else triton.cdiv(num_tokens, TOKENS) * TOKENS
     codes = torch.empty((padded, width), dtype=torch.int8, device=x.device)
-    scales = x.new_empty((num_groups, padded))
+    scales = torch.empty((num_groups, padded), dtype=torch.float32, device=x.device)
     weight, eps = (x, 0.0) if norm is None else norm
     at_once = GROUPS_AT_ONCE if norm is None else triton.next_power_of_2(num_groups)
     _quantize[(num_tokens, triton.cdiv(num_groups, at_once))](

@@ -22,7 +22,8 @@ def norm_scale(values, width, eps):
 
 @triton.jit
 def gated(gate, up):
-    """silu(gate) * up"""
+    """silu(gate) * up, in float32"""
+    gate, up = gate.to(tl.float32), up.to(tl.float32)
     return gate / (1.0 + tl.exp(-gate)) * up
 
 
@@ -55,7 +56,8 @@ def _rope_and_store(
     inside = (heads < tl.where(is_query, num_heads, num_kv_heads))[:, None] & (pair < half)[None, :]
     width = (num_heads + 2 * num_kv_heads) * 2 * half
     row = qkv + token * width + (tl.where(is_query, 0, num_heads) + heads[:, None]) * 2 * half + pair[None, :]
-    first, second = tl.load(row, mask=inside, other=0), tl.load(row + half, mask=inside, other=0)
+    first = tl.load(row, mask=inside, other=0).to(tl.float32)
+    second = tl.load(row + half, mask=inside, other=0).to(tl.float32)
     position = tl.load(positions + token).to(tl.int64)
     c = tl.load(cos + position * half + pair, mask=pair < half, other=0)[None, :]
     s = tl.load(sin + position * half + pair, mask=pair < half, other=0)[None, :]
@@ -110,7 +112,8 @@ def rope_and_store(
 ) -> Tensor:
     """The rotated queries times `query_scale`, float16 [tokens, heads * head_dim].
 
-    `rope`: cos and sin [positions, half]; `batch`: positions and slots [tokens]; `cache`: one layer's keys and values.
+    `qkv`: float16 or float32; `rope`: cos and sin [positions, half]; `batch`: positions and slots [tokens]; `cache`: one
+    layer's keys and values.
     """
     keys, values = cache
     _, num_kv_heads, block_size, head_dim = keys.shape
@@ -125,7 +128,7 @@ def rope_and_store(
 
 
 def silu_mul(gate_up: Tensor) -> Tensor:
-    """[tokens, 2 * width] -> [tokens, width]."""
+    """float16 or float32 [tokens, 2 * width] -> float32 [tokens, width]."""
     num_tokens, width = len(gate_up), gate_up.shape[1] // 2
     y = torch.empty((num_tokens, width), dtype=torch.float32, device=gate_up.device)
     grid = (num_tokens, triton.cdiv(width, 1024))

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 import triton
 import triton.language as tl
 from numpy.typing import NDArray
@@ -200,11 +201,16 @@ def groups_per_part(num_groups: int, num_outputs: int) -> int:
 
 
 def multiply(
-    x: Quantized, weight: Mapping[str, Tensor], num_outputs: int, plan: Plan, onto: Tensor | None = None
+    x: Quantized,
+    weight: Mapping[str, Tensor],
+    num_outputs: int,
+    plan: Plan,
+    onto: Tensor | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Quantised rows -> float32 [tokens, out], or their sum with `onto`, in place. The bits do not depend on `plan`."""
+    """Quantised rows -> [tokens, out], or their sum with `onto`, in place. The bits do not depend on `plan`."""
     num_tokens, (num_groups, padded_tokens) = x.num_tokens, x.scales.shape
-    y = x.scales.new_empty((num_tokens, num_outputs)) if onto is None else onto
+    y = x.scales.new_empty((num_tokens, num_outputs), dtype=dtype) if onto is None else onto
     bias = weight.get("bias")
     flags = {"has_bias": bias is not None, "is_added": onto is not None}
     per_part = groups_per_part(num_groups, num_outputs)
@@ -218,7 +224,7 @@ def multiply(
         num_parts if is_split else 1,
     )
     shape = (num_parts, num_tokens, num_outputs) if is_split else (*grid, tile.tokens, TILE_OUT.value)
-    sums = y.new_empty(shape) if num_parts > 1 else y
+    sums = x.scales.new_empty(shape) if num_parts > 1 else y
     _multiply[grid](
         x.codes, x.scales, weight["codes"], weight["affine"], y if bias is None else bias, sums, y,
         num_tokens, num_outputs, padded_tokens, num_groups, per_part, **flags, num_parts=num_parts, is_split=is_split,
