@@ -12,6 +12,7 @@ It needs a device. `--check` runs the comparison alone, on any machine, under Tr
 """
 
 import argparse
+import gc
 import json
 import os
 import statistics
@@ -219,26 +220,43 @@ def open_random_bench(folder: Path, settings: Settings) -> Bench:
     return Bench(engine, FrameStore(Tokenizer.load(folder)).frame("user"), config.vocab_size)
 
 
+def differing_verdicts(bench: Bench) -> int:
+    """Of 24 verdicts asked for beside 48 others and then alone: those whose logits have other bits. Should be 0."""
+    lengths = [1 + 7 * index % 150 for index in range(72)]
+    requests = [bench.verdict(length) for length in lengths]
+    together = [future.result() for future in [bench.engine.submit(request) for request in requests]]
+    alone = [bench.engine.submit(request).result() for request in requests[::3]]
+    return sum(not np.array_equal(one.logits, two.logits) for one, two in zip(together[::3], alone, strict=True))
+
+
+def measure_model(arguments: argparse.Namespace) -> dict[str, object]:
+    """Whole verdicts and decoding, through the engine."""
+    began = time.perf_counter()
+    sizes = {"max_num_batched_tokens": arguments.batched_tokens, "max_num_seqs": arguments.sequences}
+    bench = open_random_bench(arguments.model, Settings(max_queue=1024, **sizes))
+    print(f"model ready after {time.perf_counter() - began:.1f} s")
+    with bench.engine:
+        bench.seconds([bench.verdict(60)])
+        num_differing = differing_verdicts(bench)
+        print(f"{num_differing} of 24 verdicts have other bits alone than among 71 others\n")
+        cases = [(length, clients) for length in (20, 60, 200) for clients in (1, 8, 64, 256)]
+        verdicts = report([measure_verdicts(bench, *case, max(arguments.requests, case[1])) for case in cases])
+        decode = report([measure_decode(bench, sequences, 64) for sequences in (1, 8, 64)])
+    return {"differing_verdicts": num_differing, "verdicts": verdicts, "decode": decode}
+
+
 def measure(arguments: argparse.Namespace) -> dict[str, object]:
     config = read_config(arguments.model)
     ceiling = ceilings(arguments.rounds)
     print(*(f"{name} {value}" for name, value in ceiling.items()), sep="  ", end="\n\n")
     kernels = kernel_rows(config, ceiling, arguments.rounds)
     table(kernels)
-    results: dict[str, object] = {"ceilings": ceiling, "kernels": kernels}
-    began = time.perf_counter()
-    sizes = {"max_num_batched_tokens": arguments.batched_tokens, "max_num_seqs": arguments.sequences}
-    bench = open_random_bench(arguments.model, Settings(max_queue=1024, **sizes))
-    print(f"model ready after {time.perf_counter() - began:.1f} s\n")
-    with bench.engine:
-        bench.seconds([bench.verdict(60)])
-        cases = [(length, clients) for length in (20, 60, 200) for clients in (1, 8, 64, 256)]
-        rows = [measure_verdicts(bench, *case, max(arguments.requests, case[1])) for case in cases]
-        results["verdicts"] = report(rows)
-        results["decode"] = report([measure_decode(bench, sequences, 64) for sequences in (1, 8, 64)])
-    results["plain_torch"] = [plain_torch(config, tokens, arguments.rounds) for tokens in (128, 957)]
-    table(results["plain_torch"])  # type: ignore[arg-type]
-    return results
+    results: dict[str, object] = {"ceilings": ceiling, "kernels": kernels, **measure_model(arguments)}
+    gc.collect()
+    torch.cuda.empty_cache()  # the KV cache took what there was
+    plain = [plain_torch(config, tokens, arguments.rounds) for tokens in (128, 957)]
+    table(plain)
+    return results | {"plain_torch": plain}
 
 
 def table(rows: list[Row]) -> None:
