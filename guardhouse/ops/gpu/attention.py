@@ -134,10 +134,8 @@ def _attend_walk(
             )  # fmt: skip
             last_best, last_total, result = _merge(last_best, last_total, tl.load(own), best, total, result)
             tl.store(own, result)
-        first_row, end_row = (
-            tl.load(walks + walk),
-            tl.load(walks + num_walks + walk),
-        )  # again: kept, they spill registers
+        first_row, end_row = tl.load(walks + walk), tl.load(walks + num_walks + walk)  # again: kept, they spill
+        tl.debug_barrier()  # what is read below, another thread may have written
         rows = first_row + tl.arange(0, block_rows)
         place = (rows.to(tl.int64) * num_heads + head)[:, None] * head_dim + dims[None, :]
         is_place = (rows < end_row)[:, None] & (dims < head_dim)[None, :]
