@@ -35,7 +35,7 @@ from guardhouse.ops.gpu.activations import FEW_TOKENS, Quantized
 GROUP_SIZES = (64, 128)
 TILE_OUT = tl.constexpr(64)  # outputs of a program, whose codes lie side by side
 IS_INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)  # it knows no machine code
-PROGRAMS_WANTED = 256  # about two per multiprocessor of an H100 or H200
+PROGRAMS_WANTED = 128  # about one per multiprocessor of an H100 or H200
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,52 +90,63 @@ def _centred(pair, zeros):
 
 
 @triton.jit
-def _product(pair, word, x_codes, half: tl.constexpr, block_out: tl.constexpr):
-    """One group's exact sums [outputs, tokens], and its scales."""
-    scale = (word & 0xFFFF).to(tl.uint16).to(tl.float16, bitcast=True).to(tl.float32)
-    zeros = tl.broadcast_to(((word >> 16) * 0x01010101)[:, None], (block_out, half))
-    low, high = _centred(pair, zeros)
-    codes = tl.reshape(
-        tl.permute(tl.join(low, high), (0, 2, 1)), (block_out, 2 * half)
-    )  # the low ones, then the high ones
-    return tl.dot(codes, x_codes, out_dtype=tl.int32).to(tl.float32), scale
+def _sum_part(
+    x, x_scales, codes, affine, first_group, end_group, num_groups, padded_tokens, tokens, outputs,
+    half: tl.constexpr, block_tokens: tl.constexpr, block_out: tl.constexpr, num_stages: tl.constexpr,
+):  # fmt: skip
+    """float32 [outputs, tokens]: the groups first_group .. end_group - 1, added in order."""
+    x_row = x + tokens[None, :].to(tl.int64) * (num_groups * 2 * half) + tl.arange(0, 2 * half)[:, None]
+    tile = (outputs // TILE_OUT).to(tl.int64) * num_groups * TILE_OUT + outputs % TILE_OUT
+    code_row = codes + tile[:, None] * half + tl.arange(0, half)[None, :]
+    total = tl.zeros((block_out, block_tokens), dtype=tl.float32)
+    for group in tl.range(first_group, end_group, num_stages=num_stages):
+        pair = tl.load(code_row + group * TILE_OUT * half)
+        word = tl.load(affine + tile + group * TILE_OUT)
+        x_codes = tl.load(x_row + group * 2 * half)
+        x_scale = tl.load(x_scales + group * padded_tokens + tokens)
+        scale = (word & 0xFFFF).to(tl.uint16).to(tl.float16, bitcast=True).to(tl.float32)
+        zeros = tl.broadcast_to(((word >> 16) * 0x01010101)[:, None], (block_out, half))
+        low, high = _centred(pair, zeros)
+        centred = tl.reshape(
+            tl.permute(tl.join(low, high), (0, 2, 1)), (block_out, 2 * half)
+        )  # low ones, then high ones
+        exact = tl.dot(centred, x_codes, out_dtype=tl.int32).to(tl.float32)
+        total = tl.fma(exact, scale[:, None] * x_scale[None, :], total)
+    return total
 
 
 @triton.jit(do_not_specialize=["num_tokens"])
 def _multiply(
     x, x_scales, codes, affine, bias, sums, y, num_tokens, num_outputs, padded_tokens, num_groups, groups_per_part,
-    has_bias: tl.constexpr, is_added: tl.constexpr, has_parts: tl.constexpr, is_split: tl.constexpr, half: tl.constexpr,
+    has_bias: tl.constexpr, is_added: tl.constexpr, num_parts: tl.constexpr, is_split: tl.constexpr, half: tl.constexpr,
     block_tokens: tl.constexpr, block_out: tl.constexpr, num_stages: tl.constexpr,
 ):  # fmt: skip
     """One tile of y [tokens, out]; split: of one part, sums being [parts, tokens, out]; else sums [programs, tile]."""
     tokens = tl.program_id(0) * block_tokens + tl.arange(0, block_tokens)  # neighbours share their weights
     outputs = tl.program_id(1) * block_out + tl.arange(0, block_out)
     first = tl.program_id(2) * groups_per_part
-    end = min(first + groups_per_part, num_groups) if is_split else num_groups
-    own = sums + (tl.program_id(1).to(tl.int64) * tl.num_programs(0) + tl.program_id(0)) * (block_out * block_tokens)
-    own += tl.arange(0, block_out)[:, None] * block_tokens + tl.arange(0, block_tokens)[None, :]
-    x_row = x + tokens[None, :].to(tl.int64) * (num_groups * 2 * half) + tl.arange(0, 2 * half)[:, None]
-    tile = (outputs // TILE_OUT).to(tl.int64) * num_groups * TILE_OUT + outputs % TILE_OUT
-    code_row = codes + tile[:, None] * half + tl.arange(0, half)[None, :]
-    total = tl.zeros((block_out, block_tokens), dtype=tl.float32)
-    for group in tl.range(first, end, num_stages=num_stages):
-        pair, word = tl.load(code_row + group * TILE_OUT * half), tl.load(affine + tile + group * TILE_OUT)
-        exact, scale = _product(pair, word, tl.load(x_row + group * 2 * half), half, block_out)
-        x_scale = tl.load(x_scales + group * padded_tokens + tokens)
-        total = tl.fma(exact, scale[:, None] * x_scale[None, :], total)
-        if has_parts and ((group + 1) % groups_per_part == 0 and group + 1 < end):  # the pipeline goes on meanwhile
-            if group >= groups_per_part:
-                total = tl.load(own) + total
+    total = _sum_part(
+        x, x_scales, codes, affine, first, min(first + groups_per_part, num_groups), num_groups, padded_tokens,
+        tokens, outputs, half, block_tokens, block_out, num_stages,
+    )  # fmt: skip
+    if not is_split:
+        program = tl.program_id(1).to(tl.int64) * tl.num_programs(0) + tl.program_id(0)
+        own = sums + program * (block_out * block_tokens)
+        own += tl.arange(0, block_out)[:, None] * block_tokens + tl.arange(0, block_tokens)[None, :]
+        for part in range(1, num_parts):
             tl.store(own, total)
-            total = tl.zeros((block_out, block_tokens), dtype=tl.float32)
+            first = part * groups_per_part
+            total = _sum_part(
+                x, x_scales, codes, affine, first, min(first + groups_per_part, num_groups), num_groups, padded_tokens,
+                tokens, outputs, half, block_tokens, block_out, num_stages,
+            )  # fmt: skip
+            tl.debug_barrier()  # what is read next, another thread may have written
+            total = tl.load(own) + total
     is_place = (tokens < num_tokens)[None, :] & (outputs < num_outputs)[:, None]
     place = tokens[None, :].to(tl.int64) * num_outputs + outputs[:, None]
     if is_split:
         tl.store(sums + tl.program_id(2).to(tl.int64) * num_tokens * num_outputs + place, total, mask=is_place)
     else:
-        if has_parts:
-            tl.debug_barrier()  # others may have written what is read
-            total = tl.load(own) + total
         if has_bias:
             total += tl.load(bias + outputs, mask=outputs < num_outputs, other=0)[:, None]
         if is_added:
@@ -185,8 +196,7 @@ def padded_outputs(num_outputs: int) -> int:
 
 def groups_per_part(num_groups: int, num_outputs: int) -> int:
     """So many that few tokens still make enough programs; at least four, so that the parts' own traffic stays small."""
-    num_tiles = triton.cdiv(num_outputs, TILE_OUT.value)
-    num_parts = max(1, min(triton.cdiv(PROGRAMS_WANTED, num_tiles), num_groups // 4))
+    num_parts = max(1, min(PROGRAMS_WANTED // triton.cdiv(num_outputs, TILE_OUT.value), num_groups // 4))
     return int(triton.cdiv(num_groups, num_parts))
 
 
@@ -217,8 +227,7 @@ def multiply(
     sums = x.scales.new_empty(shape) if num_parts > 1 else y
     _multiply[grid](
         x.codes, x.scales, weight["codes"], weight["affine"], y if bias is None else bias, sums, y,
-        num_tokens, num_outputs, padded_tokens, num_groups, per_part, **flags,
-        has_parts=num_parts > 1 and not is_split, is_split=is_split,
+        num_tokens, num_outputs, padded_tokens, num_groups, per_part, **flags, num_parts=num_parts, is_split=is_split,
         half=x.codes.shape[1] // num_groups // 2, block_tokens=tile.tokens, block_out=TILE_OUT.value,
         num_warps=NUM_WARPS, num_stages=tile.num_stages, enable_fp_fusion=False,
     )  # fmt: skip
@@ -232,4 +241,4 @@ def plan_product(num_tokens: int, num_outputs: int) -> Plan:
     """The tile for so many tokens; the parts side by side where the tiles alone would leave multiprocessors idle."""
     tile = FEW if num_tokens <= FEW.tokens else SOME if num_tokens <= SOME_TOKENS else MANY
     num_programs = triton.cdiv(num_outputs, TILE_OUT.value) * triton.cdiv(num_tokens, tile.tokens)
-    return Plan(tile, num_programs < (PROGRAMS_WANTED if tile is FEW else PROGRAMS_WANTED * 3 // 4))
+    return Plan(tile, num_programs < PROGRAMS_WANTED)
