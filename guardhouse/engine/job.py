@@ -61,6 +61,7 @@ class Job:
         self._vocab_size = vocab_size
         self._window = window
         self._rows: dict[int, Float32] = {}  # position -> logits, until the prompt is done
+        self._whole: Float32 | None = None  # what _rows would hold, where one step gave all of it
         self._logits: Float32 | None = None  # [len(logit_positions), vocab], from then on
         self._sampler: Sampler | None = None
         self._drawn: list[Drawn] = []  # if log probabilities were asked for
@@ -68,8 +69,12 @@ class Job:
         self.started_s: float | None = None
 
     def take_rows(self, positions: list[int], rows: Float32) -> None:
-        """Keep the rows that are reported."""
-        if self._logits is None:
+        """Keep the rows that are reported: where one step gives them all, as they lie, since copies take long."""
+        if self._logits is not None:
+            return
+        if tuple(positions) == self.request.logit_positions:
+            self._whole = rows
+        else:
             wanted = self._wanted
             self._rows.update(pair for pair in zip(positions, rows, strict=True) if pair[0] in wanted)
 
@@ -132,6 +137,8 @@ class Job:
         return Sampler(params, seed, self.sequence.tokens, self._vocab_size)
 
     def _stacked_rows(self) -> Float32:
+        if self._whole is not None:
+            return self._whole
         logits = np.empty((len(self.request.logit_positions), self._vocab_size), dtype=np.float32)
         for index, position in enumerate(self.request.logit_positions):
             logits[index] = self._rows[position]
