@@ -75,6 +75,8 @@ class HttpProtocol(asyncio.Protocol):
         self._client = _address(transport, "peername")
         self.server_state.connections.add(self)  # type: ignore[arg-type]
         self._task = self._loop.create_task(self._answer_all())
+        self.server_state.tasks.add(self._task)  # waited for when the server stops, and cancelled in the end
+        self._task.add_done_callback(self.server_state.tasks.discard)
 
     def data_received(self, data: bytes) -> None:
         self._idle_since = None
@@ -209,11 +211,9 @@ class HttpProtocol(asyncio.Protocol):
 
     async def _answer(self, exchange: Exchange) -> None:
         self._current = exchange
-        self.server_state.tasks.add(self._task)  # waited for when the server stops, and cancelled in the end
         try:
             await exchange.answer(self._app)
         finally:
-            self.server_state.tasks.discard(self._task)
             self._current = None
         self.server_state.total_requests += 1
         if self._waiting:

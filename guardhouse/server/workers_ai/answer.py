@@ -22,7 +22,6 @@ from guardhouse.server.workers_ai.structured import (
     answer_with_call,
     answer_with_json,
     answer_with_object,
-    calls_of,
 )
 
 
@@ -35,7 +34,7 @@ def answer(guard: Guard, run: RunInput, timeout_s: float, emit: Emit) -> Corouti
             return answer_with_json(question)
         if json_mode == "json_object":
             return answer_with_object(question)
-    tools = run.offered_tools
+    tools = question.tools
     if tools:
         choice = parse_choice(run.tool_choice, tools)
         if needed := demanded(tools, choice):
@@ -51,7 +50,7 @@ async def _judgement(question: Question) -> Answer:
     if question.run.stream:
         question.emit(Delta(text))
     usage = usage_of(verdict.num_prompt_tokens, question.guard.count_answer_tokens(text))
-    return Answer(RunOutput(text, usage, calls_of(question.run), verdict.as_dict()), verdict)
+    return Answer(RunOutput(text, usage, question.calls(), verdict.as_dict()), verdict)
 
 
 async def _generation(question: Question, tools: tuple[Tool, ...]) -> Answer:
@@ -68,7 +67,7 @@ async def _generation(question: Question, tools: tuple[Tool, ...]) -> Answer:
     if deltas and call:
         deltas.finish()
     text = "" if call else generation.text
-    calls = calls_of(question.run, call)
+    calls = question.calls(call)
     usage = usage_of(generation.num_prompt_tokens, generation.num_completion_tokens)
     if question.run.raw:
         return Answer(RunOutput(text, usage, calls), None)

@@ -18,6 +18,7 @@ from guardhouse.engine.request import SamplingParams
 from guardhouse.errors import DeadlineExceeded, InputError
 from guardhouse.guard.generating import Generation, OnPiece, Piece
 from guardhouse.guard.guard import Guard
+from guardhouse.guard.tools import ToolCall
 from guardhouse.guard.verdict import Verdict
 from guardhouse.server.submission import result_of
 from guardhouse.server.workers_ai.schema import RunInput, RunOutput, Usage
@@ -54,8 +55,9 @@ class Question:
         self.guard = guard
         self.run = run
         self.emit = emit
+        self.tools = run.offered_tools
         self._deadline = time.monotonic() + timeout_s
-        self._num_chars = _num_chars(run)
+        self._num_chars = _num_chars(run.messages) if run.prompt is None else len(run.prompt)
 
     @property
     def is_judgement(self) -> bool:
@@ -80,6 +82,12 @@ class Question:
             frequency_penalty=run.frequency_penalty or 0.0,
             presence_penalty=run.presence_penalty or 0.0,
         )
+
+    def calls(self, call: ToolCall | None = None) -> list[dict[str, Any]] | None:
+        """What stands under "tool_calls": a list wherever tools were offered, even an empty one."""
+        if call is not None:
+            return [{"name": call.name, "arguments": call.arguments}]
+        return [] if self.tools else None
 
     def emit_piece(self, piece: Piece) -> None:
         if piece.text:
@@ -144,7 +152,5 @@ def _joined(messages: Any) -> str:
     return "\n".join(contents)
 
 
-def _num_chars(run: RunInput) -> int:
-    if run.prompt is not None:
-        return len(run.prompt)
-    return sum(len(str(message.get("content"))) for message in run.messages if isinstance(message, dict))
+def _num_chars(messages: Any) -> int:
+    return sum(len(str(message.get("content"))) for message in messages if isinstance(message, dict))

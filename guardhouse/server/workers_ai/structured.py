@@ -20,11 +20,11 @@ import msgspec
 
 from guardhouse.errors import SchemaError, SchemaUnmet
 from guardhouse.guard.generating import Generation, Piece
-from guardhouse.guard.tools import CallStream, Tool, ToolCall, call_lead, call_schema, parse_call
+from guardhouse.guard.tools import CallStream, Tool, call_lead, call_schema, parse_call
 from guardhouse.guard.verdict import Verdict
 from guardhouse.server.errors import StreamedSchema
 from guardhouse.server.workers_ai.question import Answer, Delta, Emit, Question, usage_of
-from guardhouse.server.workers_ai.schema import RunInput, RunOutput
+from guardhouse.server.workers_ai.schema import RunOutput
 
 ANY_OBJECT = {"type": "object"}
 
@@ -41,7 +41,7 @@ async def answer_with_object(question: Question) -> Answer:
         raise SchemaUnmet("the object needs more than max_tokens")
     question.emit(Delta(text))
     usage = usage_of(verdict.num_prompt_tokens, num_tokens)
-    return Answer(RunOutput(response, usage, calls_of(question.run), verdict.as_dict()), verdict)
+    return Answer(RunOutput(response, usage, question.calls(), verdict.as_dict()), verdict)
 
 
 async def answer_with_json(question: Question) -> Answer:
@@ -64,7 +64,7 @@ async def answer_with_call(question: Question, tools: tuple[Tool, ...]) -> Answe
     if call is None:
         raise SchemaUnmet("the call needs more than max_tokens")
     deltas.finish()
-    output = _output(question, text, generation, verdict, calls_of(question.run, call))
+    output = _output(question, text, generation, verdict, question.calls(call))
     return Answer(output, verdict)
 
 
@@ -75,13 +75,6 @@ def bare_schema(given: object) -> Mapping[str, Any]:
     wrapped = given.get("schema")
     is_wrapped = isinstance(wrapped, dict) and not given.keys() & {"type", "properties", "$ref", "anyOf", "enum"}
     return wrapped if is_wrapped and isinstance(wrapped, dict) else given
-
-
-def calls_of(run: RunInput, call: ToolCall | None = None) -> list[dict[str, Any]] | None:
-    """What stands under "tool_calls": a list wherever tools were offered, even an empty one."""
-    if call is not None:
-        return [{"name": call.name, "arguments": call.arguments}]
-    return [] if run.offered_tools else None
 
 
 class CallDeltas:
@@ -131,7 +124,7 @@ async def _constrained(question: Question, schema: Mapping[str, Any]) -> Answer:
         response = msgspec.json.decode(generation.text)
     except ValueError:  # a number that no client could read, such as 1e999
         raise SchemaUnmet("the value is no JSON that clients can read") from None
-    return Answer(_output(question, response, generation, verdict, calls_of(question.run)), verdict)
+    return Answer(_output(question, response, generation, verdict, question.calls()), verdict)
 
 
 def _output(
