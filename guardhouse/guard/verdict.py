@@ -125,7 +125,7 @@ def judge(logits: NDArray[np.float32], answers: AnswerIds, min_mass: float = MIN
     """logits: [2, vocab], after the tail and after the forced continuation. float64 from here on, in a fixed order."""
     if not np.isfinite(logits).all():
         raise VerdictError("the model gave logits that are not finite")
-    verdict_logits, category_logits = logits.astype(np.float64)
+    verdict_logits = logits[0].astype(np.float64)
     weights = np.exp(verdict_logits - verdict_logits.max())
     mass = float((weights[answers.safe] + weights[answers.unsafe]) / weights.sum())
     if mass < min_mass:
@@ -133,7 +133,7 @@ def judge(logits: NDArray[np.float32], answers: AnswerIds, min_mass: float = MIN
             f"the model was about to answer neither safe nor unsafe: mass {mass:.3g} is under {min_mass}"
         )
     score, _ = _softmax(verdict_logits[[answers.unsafe, answers.safe]])
-    named_first = _softmax(category_logits[list(answers.codes.values())])
+    named_first = _softmax(logits[1, list(answers.codes.values())].astype(np.float64))
     categories = {code: float(score * share) for code, share in zip(answers.codes, named_first, strict=True)}
     return Judgement(float(score), mass, categories)
 
