@@ -70,7 +70,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         None
     )
     max_num_seqs: Annotated[int, Meta(ge=1, description="sequences that run at once")] = 64
-    max_num_batched_tokens: Annotated[int, Meta(ge=1, description="tokens computed per step at most")] = 512
+    max_num_batched_tokens: Annotated[
+        PositiveInt | None, Meta(description="tokens computed per step at most [default: 512, on a GPU 2048]")
+    ] = None
     target_step_s: Annotated[
         float,
         Meta(gt=0, description="seconds per step: what a short text waits behind a long one; less is less throughput"),

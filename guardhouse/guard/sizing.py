@@ -17,6 +17,8 @@ from guardhouse.ops.table import HeadLayout, Ops, StepSize
 CONVERTERS_WINDOW, TRAINED_WINDOW = 2048, 4096
 LARGEST_DEFAULT_WINDOW = 8192  # later models claim 131,072; their cache would not fit where this runs by default
 SEVEN_B_HIDDEN_SIZE = 4096
+DEFAULT_STEP_TOKENS = 512
+STEP_TOKENS = {"cuda": 2048}  # where they take 50 ms, and judge a fifth more messages per second (docs/cuda.md)
 ROWS_PER_SEQUENCE = 2  # of logits in one step: a verdict reads two
 DEFAULT_WINDOWS = 8  # whole windows that the cache holds by default, memory allowing
 MEMORY_SHARE = 4  # at most a quarter of this machine's memory
@@ -39,25 +41,25 @@ def engine_config(
 
     `fingerprint`: of the checkpoint's weights; without it pinned prefixes are not saved.
     """
-    free_bytes = ops.free_bytes(largest_step(config, settings, window))
+    num_tokens = settings.max_num_batched_tokens or STEP_TOKENS.get(ops.name, DEFAULT_STEP_TOKENS)
+    free_bytes = ops.free_bytes(largest_step(config, settings.max_num_seqs, num_tokens, window))
     return EngineConfig(
         num_blocks=num_blocks_for(config, settings, window, ops.name, free_bytes),
         max_model_len=window,
         block_size=settings.block_size,
         max_num_seqs=settings.max_num_seqs,
-        max_num_batched_tokens=settings.max_num_batched_tokens,
+        max_num_batched_tokens=num_tokens,
         target_step_s=settings.target_step_s,
         max_queue=settings.max_queue,
         model_fingerprint=fingerprint,
     )
 
 
-def largest_step(config: LlamaConfig, settings: Settings, window: int) -> StepSize:
-    """What the scheduler may ask of the device in one step."""
-    num_tokens = settings.max_num_batched_tokens
+def largest_step(config: LlamaConfig, num_seqs: int, num_tokens: int, window: int) -> StepSize:
+    """What the scheduler may ask of the device in one step, with so many sequences and tokens at most."""
     return StepSize(
         num_tokens=num_tokens,
-        num_rows=min(num_tokens, ROWS_PER_SEQUENCE * settings.max_num_seqs),
+        num_rows=min(num_tokens, ROWS_PER_SEQUENCE * num_seqs),
         context=window,
         layout=HeadLayout(config.num_heads, config.num_kv_heads, config.head_dim),
         hidden=config.hidden_size,

@@ -17,6 +17,7 @@ from guardhouse.model.checkpoint import Checkpoint  # noqa: E402
 from guardhouse.model.llama import load_llama  # noqa: E402
 from guardhouse.ops.cuda import CudaOps, require_device  # noqa: E402
 from guardhouse.ops.gpu.memory import SLACK_BYTES, step_bytes  # noqa: E402
+from guardhouse.ops.reference import ReferenceOps  # noqa: E402
 from guardhouse.ops.table import DenseWeight, HeadLayout, StepSize  # noqa: E402
 
 GIB = 1 << 30
@@ -50,13 +51,22 @@ def test_the_cache_gets_what_weights_and_steps_leave(tmp_path: Path) -> None:
     window_blocks = 1024 // settings.block_size
     roomy = engine_config(checkpoint.config, settings, 1024, ops_with(20 * GIB))
     assert roomy.num_blocks == 4 * window_blocks, "not more than all sequences can use"
-    step = largest_step(checkpoint.config, settings, 1024)
+    step = largest_step(checkpoint.config, 4, 64, 1024)
     spent = 20 * GIB - (ops_with(20 * GIB).free_bytes(step) or 0)
     tight = engine_config(checkpoint.config, settings, 1024, ops_with(spent + 100 * block_bytes))
     assert tight.num_blocks == 100
     with pytest.raises(ConfigError, match="lower max_model_len or max_num_batched_tokens"):
         engine_config(checkpoint.config, settings, 1024, ops_with(spent + 90 * block_bytes))
     assert ops_with(SLACK_BYTES).free_bytes(step) == 0
+
+
+def test_steps_are_larger_on_a_gpu_unless_the_settings_say_how_large(tmp_path: Path) -> None:
+    config = Checkpoint.open(write_checkpoint(tmp_path)).config
+    on_gpu = engine_config(config, Settings(max_num_seqs=4), 1024, ops_with(20 * GIB))
+    on_cpu = engine_config(config, Settings(max_num_seqs=4), 1024, ReferenceOps())
+    chosen = engine_config(config, Settings(max_num_seqs=4, max_num_batched_tokens=64), 1024, ops_with(20 * GIB))
+    assert (on_gpu.max_num_batched_tokens, on_cpu.max_num_batched_tokens) == (2048, 512)
+    assert chosen.max_num_batched_tokens == 64
 
 
 def test_a_larger_step_is_granted_more() -> None:
