@@ -107,9 +107,7 @@ def _sum_part(
         scale = (word & 0xFFFF).to(tl.uint16).to(tl.float16, bitcast=True).to(tl.float32)
         zeros = tl.broadcast_to(((word >> 16) * 0x01010101)[:, None], (block_out, half))
         low, high = _centred(pair, zeros)
-        centred = tl.reshape(
-            tl.permute(tl.join(low, high), (0, 2, 1)), (block_out, 2 * half)
-        )  # low ones, then high ones
+        centred = tl.reshape(tl.permute(tl.join(low, high), (0, 2, 1)), (block_out, 2 * half))  # [out, low | high]
         exact = tl.dot(centred, x_codes, out_dtype=tl.int32).to(tl.float32)
         total = tl.fma(exact, scale[:, None] * x_scale[None, :], total)
     return total
