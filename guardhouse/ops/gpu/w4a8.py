@@ -62,13 +62,22 @@ NUM_WARPS = 4
 
 
 @triton.jit
-def _centred(pair, zeros):
-    """The codes in the low and in the high nibbles, less their zero points: int8."""
+def _high(pair):
+    """Bytes whose low nibbles are the high ones of `pair`; what is above them does not matter."""
     if IS_INTERPRETED:
-        zero = (zeros & 15).to(tl.int8)
-        low, high = (pair & 15).to(tl.int8) - zero, (pair >> 4).to(tl.int8) - zero
+        high = pair >> 4
+    else:  # four bytes to an instruction
+        high = tl.inline_asm_elementwise("shr.u32 $0, $1, 4;", "=r,r", [pair], tl.uint8, is_pure=True, pack=4)
+    return high
+
+
+@triton.jit
+def _centred(pair, zeros):
+    """The codes in the low nibbles, less their zero points: int8. `zeros`: int32, the zero point in every byte."""
+    if IS_INTERPRETED:
+        codes = (pair & 15).to(tl.int8) - (zeros & 15).to(tl.int8)
     else:  # Four bytes to an instruction. With its top bit set a byte never borrows; without it, it has its sign.
-        low = tl.inline_asm_elementwise(
+        codes = tl.inline_asm_elementwise(
             """{ .reg .b32 t; lop3.b32 t, $1, 0x0F0F0F0F, 0x80808080, 0xEA;
             sub.u32 t, t, $2; xor.b32 $0, t, 0x80808080; }""",
             "=r,r,r,r,r,r",
@@ -77,16 +86,7 @@ def _centred(pair, zeros):
             is_pure=True,
             pack=4,
         )
-        high = tl.inline_asm_elementwise(
-            """{ .reg .b32 t; shr.u32 t, $1, 4; lop3.b32 t, t, 0x0F0F0F0F, 0x80808080, 0xEA;
-            sub.u32 t, t, $2; xor.b32 $0, t, 0x80808080; }""",
-            "=r,r,r,r,r,r",
-            [pair, zeros],
-            tl.int8,
-            is_pure=True,
-            pack=4,
-        )
-    return low, high
+    return codes
 
 
 @triton.jit
@@ -106,7 +106,7 @@ def _sum_part(
         x_scale = tl.load(x_scales + group * padded_tokens + tokens)
         scale = (word & 0xFFFF).to(tl.uint16).to(tl.float16, bitcast=True).to(tl.float32)
         zeros = tl.broadcast_to(((word >> 16) * 0x01010101)[:, None], (block_out, half))
-        low, high = _centred(pair, zeros)
+        low, high = _centred(pair, zeros), _centred(_high(pair), zeros)
         centred = tl.reshape(tl.permute(tl.join(low, high), (0, 2, 1)), (block_out, 2 * half))  # [out, low | high]
         exact = tl.dot(centred, x_codes, out_dtype=tl.int32).to(tl.float32)
         total = tl.fma(exact, scale[:, None] * x_scale[None, :], total)
