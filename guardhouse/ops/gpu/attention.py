@@ -132,10 +132,11 @@ def _attend_walk(
                 query, position, keys, values, table, first, min(first + span, end_key), head // (num_heads // num_kv_heads),
                 num_kv_heads, block_size, head_dim, head_block, block_rows, chunk,
             )  # fmt: skip
+            tl.debug_barrier()  # what is read next, another thread may have written
             last_best, last_total, result = _merge(last_best, last_total, tl.load(own), best, total, result)
             tl.store(own, result)
         first_row, end_row = tl.load(walks + walk), tl.load(walks + num_walks + walk)  # again: kept, they spill
-        tl.debug_barrier()  # what is read below, another thread may have written
+        tl.debug_barrier()
         rows = first_row + tl.arange(0, block_rows)
         place = (rows.to(tl.int64) * num_heads + head)[:, None] * head_dim + dims[None, :]
         is_place = (rows < end_row)[:, None] & (dims < head_dim)[None, :]
