@@ -181,67 +181,64 @@ class Work:
 
 
 def plan_work(batch: Batch, block_size: int) -> Work:
-    """Every row meets every span up to its own position exactly once."""
+    """Every row meets every span up to its own position exactly once. Every step waits for this."""
     num_rows, max_blocks = np.diff(batch.query_starts), batch.block_tables.shape[1]
-    num_blocks = int(np.sum(-(-num_rows // BLOCK_ROWS)))
-    is_walked = (num_rows >= WALKING_ROWS) & (num_blocks >= MANY_BLOCKS)
-    items: list[tuple[int, ...]] = []
-    for first, end, num_shared in _groups(batch, block_size, is_walked):
-        for rows in _row_blocks(batch, first, end):
-            items += [(*rows, first * max_blocks, key, key + SPAN) for key in range(0, num_shared * SPAN, SPAN)]
+    is_walked = (num_rows >= WALKING_ROWS) & (int(np.sum(-(-num_rows // BLOCK_ROWS))) >= MANY_BLOCKS)
+    starts, last_keys, items = batch.query_starts.tolist(), batch.positions.tolist(), []
+    shared = _count_shared(batch, block_size, is_walked).tolist() if len(num_rows) > 1 else []
+    for first, end, num_shared in _groups(shared):
+        if num_shared:
+            for rows in _row_blocks(starts[first], starts[end]):
+                items += [(*rows, first * max_blocks, key, key + SPAN) for key in range(0, num_shared * SPAN, SPAN)]
         for seq in range(first, end):
-            for rows in _row_blocks(batch, seq, seq + 1):
-                spans = range(num_shared * SPAN, end_key := _end_key(batch, rows), SPAN)
+            if is_walked[seq]:
+                continue
+            for rows in _row_blocks(starts[seq], starts[seq + 1]):
+                end_key = last_keys[rows[1] - 1] + 1
+                spans = range(num_shared * SPAN, end_key, SPAN)
                 items += [(*rows, seq * max_blocks, key, min(key + SPAN, end_key)) for key in spans]
     walks = [
-        (*rows, seq * max_blocks, 0, _end_key(batch, rows))
+        (*rows, seq * max_blocks, 0, last_keys[rows[1] - 1] + 1)
         for seq in np.flatnonzero(is_walked).tolist()
-        for rows in _row_blocks(batch, seq, seq + 1)
+        for rows in _row_blocks(starts[seq], starts[seq + 1])
     ]
     span_counts = np.where(np.repeat(is_walked, num_rows), 0, batch.positions // SPAN + 1).astype(np.int32)
     return Work(_columns(items), _columns(walks), span_counts)
 
 
-def _row_blocks(batch: Batch, first: int, end: int) -> Iterator[tuple[int, int]]:
-    """The rows of some neighbouring sequences, cut."""
-    end_row = int(batch.query_starts[end])
-    for row in range(int(batch.query_starts[first]), end_row, BLOCK_ROWS):
-        yield row, min(row + BLOCK_ROWS, end_row)
-
-
-def _end_key(batch: Batch, rows: tuple[int, int]) -> int:
-    return int(batch.positions[rows[1] - 1]) + 1
+def _row_blocks(start: int, end: int) -> list[tuple[int, int]]:
+    return [(row, min(row + BLOCK_ROWS, end)) for row in range(start, end, BLOCK_ROWS)]
 
 
 def _columns(fields: Sequence[tuple[int, ...]]) -> Int32:
     return np.array(fields, np.int32).reshape(-1, ITEM_FIELDS).T.copy()
 
 
-def _groups(batch: Batch, block_size: int, is_walked: NDArray[np.bool_]) -> Iterator[tuple[int, int, int]]:
+def _groups(shared: list[int]) -> Iterator[tuple[int, int, int]]:
     """(first sequence, end, leading spans that they share): neighbours whose tables agree, as far as the first two do.
 
-    Sequences that are walked are left out.
+    >>> list(_groups([3, 3, 0, 2, 1]))
+    [(0, 3, 3), (3, 5, 2), (5, 6, 0)]
     """
-    num_seqs = len(batch.context_lens)
-    shared = [
-        0 if is_walked[seq : seq + 2].any() else _num_shared(batch, seq, block_size) for seq in range(num_seqs - 1)
-    ]
-    first = 0
+    first, num_seqs = 0, len(shared) + 1
     while first < num_seqs:
         end, num_shared = first + 1, shared[first] if first < num_seqs - 1 else 0
         while num_shared and end < num_seqs and shared[end - 1] >= num_shared:
             end += 1
-        if not is_walked[first]:
-            yield first, end, num_shared
+        yield first, end, num_shared
         first = end
 
 
-def _num_shared(batch: Batch, seq: int, block_size: int) -> int:
-    """Leading spans that a sequence and the next have in the same blocks and that all their new rows see whole."""
-    differs = np.flatnonzero(batch.block_tables[seq] != batch.block_tables[seq + 1])
-    num_blocks = int(differs[0]) if len(differs) else batch.block_tables.shape[1]
-    earliest = batch.positions[batch.query_starts[seq : seq + 2]].min()
-    return int(min(num_blocks * block_size, earliest)) // SPAN
+def _count_shared(batch: Batch, block_size: int, is_walked: NDArray[np.bool_]) -> Int32:
+    """[sequences - 1]: leading spans that one and the next have in the same blocks and that all their new rows see whole.
+
+    0 where one of them is walked.
+    """
+    differs = batch.block_tables[:-1] != batch.block_tables[1:]
+    num_blocks = np.where(differs.any(axis=1), differs.argmax(axis=1), batch.block_tables.shape[1])
+    earliest = batch.positions[batch.query_starts[:-1]]
+    num_keys = np.minimum(num_blocks * block_size, np.minimum(earliest[:-1], earliest[1:]))
+    return np.where(is_walked[:-1] | is_walked[1:], 0, num_keys // SPAN).astype(np.int32)
 
 
 def query_scale(head_dim: int) -> float:
