@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -50,13 +50,15 @@ def plain_probabilities(scores: list[float], params: SamplingParams) -> dict[int
     st.integers(0, 45),
     st.sampled_from([0.0, 0.3, 0.77, 0.95, 1.0, 2.0]),
 )
+@example(np.array([0, 0, 0, 1, -3e38], np.float32), 0.1, 4, 1.0)  # four of five can be drawn at all
 def test_candidates_agree_with_the_definitions(logits: Logits, temperature: float, top_k: int, top_p: float) -> None:
     params = SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p)
     tokens, weights = candidates(logits.astype(np.float64), params)
     expected = plain_probabilities([float(value) for value in logits], params)
     # A cumulative sum may fall on either side of top_p by rounding: then one more or fewer of the last is right too.
     assert abs(len(tokens) - len(expected)) <= (1 if top_p < 1 else 0)
-    if (top_k == 0 or top_k >= len(logits)) and top_p >= 1:
+    num_possible = len(plain_probabilities([float(value) for value in logits], SamplingParams(temperature=temperature)))
+    if (top_k == 0 or top_k >= num_possible) and top_p >= 1:
         assert tokens.tolist() == sorted(expected)  # nothing is cut, so nothing need be sorted
         expected = {token: expected[token] for token in sorted(expected)}
     num_common = min(len(tokens), len(expected))
