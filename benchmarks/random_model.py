@@ -48,10 +48,9 @@ def random_linear(generator: torch.Generator, num_inputs: int, num_outputs: int,
     draw = partial(torch.randint, generator=generator, device=generator.device, dtype=torch.uint8)
     shape = (padded // tile, num_groups, tile)
     scales = torch.empty(shape, device=generator.device).uniform_(0.75, 1.25, generator=generator) * num_inputs**-0.5
-    words = (scales * 0.25).half().view(torch.int16).int() | (
-        draw(7, 9, shape).int() << 16
-    )  # positive: no sign to spread
-    arrays: dict[str, Tensor] = {"codes": draw(0, 256, (*shape, group_size // 2)), "affine": words}
+    halves = (scales * 0.25).half().view(torch.int16).int()  # positive: no sign to spread
+    affine = halves | (draw(7, 9, shape).int() << 16)
+    arrays: dict[str, Tensor] = {"codes": draw(0, 256, (*shape, group_size // 2)), "affine": affine}
     return PackedLinear("int4", num_inputs, num_outputs, group_size, arrays)
 
 

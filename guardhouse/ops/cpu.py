@@ -109,16 +109,9 @@ class CpuOps:
     def allocate_cache(self, num_layers: int, num_blocks: int, layout: HeadLayout, block_size: int) -> KVCache:
         return kv_blocks.allocate_cache((num_layers, num_blocks), layout, block_size, np.float16)
 
-    def copy_block(self, cache: KVCache, source: int, target: int) -> None:
-        kv_blocks.copy_block(cache, source, target)
-
-    def export_blocks(self, cache: KVCache, layer: int, blocks: Int32) -> tuple[NDArray[Any], NDArray[Any]]:
-        return kv_blocks.export_blocks(cache, layer, blocks)
-
-    def import_blocks(
-        self, cache: KVCache, layer: int, blocks: Int32, keys: NDArray[Any], values: NDArray[Any]
-    ) -> None:
-        kv_blocks.import_blocks(cache, layer, blocks, keys, values)
+    copy_block = staticmethod(kv_blocks.copy_block)
+    export_blocks = staticmethod(kv_blocks.export_blocks)
+    import_blocks = staticmethod(kv_blocks.import_blocks)
 
     def run_step(self, step: Step, compute: Callable[[Step], Float32 | None], key: Hashable | None) -> Float32 | None:  # noqa: ARG002  # nothing is recorded
         return compute(step)
