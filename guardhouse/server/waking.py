@@ -64,8 +64,12 @@ class Doorbell:
 
     def _answer(self) -> None:
         os.read(self._heard, 4096)
-        while self._calls:
-            self._calls.popleft()()
+        try:
+            while self._calls:
+                self._calls.popleft()()
+        finally:
+            if self._calls:  # one failed: the others are called in the next turn, since nobody would ring for them
+                os.write(self._rung, ONE)
 
     def __del__(self) -> None:
         for descriptor in {self._heard, self._rung}:

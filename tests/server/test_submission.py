@@ -169,6 +169,20 @@ def test_a_result_after_the_loop_has_ended_disturbs_nobody() -> None:
     future.set_result(1)
 
 
+def test_a_call_that_fails_strands_none_behind_it() -> None:
+    async def ring_twice() -> None:
+        loop, answered = asyncio.get_running_loop(), asyncio.Event()
+        loop.set_exception_handler(lambda _, context: failures.append(context["exception"]))
+        bell = Doorbell.of_running_loop()
+        bell.ring(lambda: 1 // 0)
+        bell.ring(answered.set)
+        await asyncio.wait_for(answered.wait(), 10)
+
+    failures: list[object] = []
+    asyncio.run(ring_twice())
+    assert [type(failure) for failure in failures] == [ZeroDivisionError]
+
+
 def test_a_loop_takes_its_doorbell_with_it() -> None:
     async def bell() -> Doorbell:
         return Doorbell.of_running_loop()
